@@ -1,0 +1,76 @@
+"""Commands and background processes of the lab."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+
+from lab.settings import LabError
+
+
+def run(*command: str | Path, stdin: str | None = None) -> str:
+    """Run a command and return its output; a failure carries what the command said."""
+    result = subprocess.run(
+        [str(word) for word in command], input=stdin, text=True, capture_output=True, check=False
+    )
+    if result.returncode:
+        raise LabError(f"{' '.join(map(str, command))}: {(result.stderr or result.stdout).strip()[-2000:]}")
+    return result.stdout
+
+
+def _process(pid_file: Path) -> psutil.Process | None:
+    """The process a pid file names, if it is still that very process."""
+    try:
+        pid, started = pid_file.read_text().split()
+        process = psutil.Process(int(pid))
+        if process.create_time() == float(started) and process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        pass
+    return None
+
+
+def start(pid_file: Path, command: list[str], environment: dict[str, str] | None = None) -> bool:
+    """Start a background process unless it runs; tell whether it was started."""
+    if _process(pid_file):
+        return False
+    pid_file.parent.mkdir(parents=True, exist_ok=True)
+    with pid_file.with_suffix(".log").open("w") as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
+        )
+    pid_file.write_text(f"{child.pid} {psutil.Process(child.pid).create_time()}")
+    return True
+
+
+def stop(pid_file: Path, seconds: float = 60) -> None:
+    """Stop a background process that `start` began, gently first."""
+    process = _process(pid_file)
+    if process:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(seconds)
+        except psutil.TimeoutExpired:
+            for each in [*process.children(recursive=True), process]:
+                each.kill()
+    pid_file.unlink(missing_ok=True)
+
+
+def wait_for(what: str, probe, seconds: float, log: Path | None = None) -> None:
+    """Call `probe` until it returns something true."""
+    end = time.monotonic() + seconds
+    while not probe():
+        if time.monotonic() > end:
+            tail = f"; the end of {log}:\n{log.read_text()[-1500:]}" if log and log.exists() else ""
+            raise LabError(f"{what} did not come up in {seconds:.0f} s{tail}")
+        time.sleep(0.2)
