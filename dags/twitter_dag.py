@@ -1,0 +1,70 @@
+"""The posts of the wanted X users, as one CSV a day on S3."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+from airflow.sdk import Connection, CronDataIntervalTimetable, Param, Variable, dag, task
+
+
+def client() -> Any:
+    """Return the X API client of the connection x_api."""
+    from etl import twitter_etl
+
+    connection = Connection.get("x_api")
+    return twitter_etl.x_client(connection.password or "", connection.host or "https://api.x.com")
+
+
+@dag(
+    schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
+    start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"owner": "data", "retries": 3, "retry_delay": timedelta(minutes=5), "retry_exponential_backoff": True},
+    tags=["x", "s3"],
+    params={
+        "usernames": Param(
+            [],
+            type="array",
+            items={"type": "string", "pattern": "^@?[A-Za-z0-9_]{1,15}$"},
+            maxItems=100,
+            description="X users to read in this run; none means those of the variable x_usernames.",
+        )
+    },
+    doc_md=__doc__,
+)
+def twitter() -> None:
+    """Resolve the users, read each one's day in a task of its own, write one object."""
+
+    @task
+    def resolve_users(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
+        from etl import twitter_etl
+
+        usernames = (params or {}).get("usernames") or Variable.get("x_usernames").split(",")
+        return [asdict(user) for user in twitter_etl.resolve_users(client(), usernames)]
+
+    @task(map_index_template="{{ task.op_kwargs['user']['username'] }}", max_active_tis_per_dagrun=2)
+    def fetch_posts(user: dict[str, str], data_interval_start=None, data_interval_end=None) -> list[dict[str, Any]]:
+        from etl import twitter_etl
+
+        owner = twitter_etl.User(**user)
+        posts = twitter_etl.fetch_posts(client(), owner, data_interval_start, data_interval_end)
+        return [twitter_etl.clean_post(owner, post) for post in posts]
+
+    @task
+    def store_csv(rows_by_user: list[list[dict[str, Any]]], data_interval_start=None) -> str:
+        import s3fs
+
+        from etl import twitter_etl
+
+        content = twitter_etl.to_csv(twitter_etl.to_frame(row for rows in rows_by_user for row in rows))
+        key = twitter_etl.object_key(data_interval_start)
+        return twitter_etl.store(s3fs.S3FileSystem(), Variable.get("x_bucket"), key, content)
+
+    store_csv(fetch_posts.expand(user=resolve_users()))
+
+
+twitter()

@@ -1,0 +1,1 @@
+"""Extract, transform and load, without Airflow: clients come in as arguments."""

@@ -1,0 +1,108 @@
+#!/usr/bin/python
+"""Keep secrets in files that only root reads, generating those that are missing."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: secret_files
+short_description: Generate secrets once and keep them in files that only root reads
+options:
+  directory:
+    description: Folder of the files, mode 0700.
+    type: path
+    required: true
+  secrets:
+    description:
+      - Name to C(kind) (C(token), C(password) or C(fernet)) and C(value). An empty value keeps the
+        file's, or generates one where there is no file.
+    type: dict
+    required: true
+author: Airstrip
+"""
+
+EXAMPLES = r"""
+- name: Keep the secrets
+  secret_files:
+    directory: /etc/airflow/secrets
+    secrets:
+      jwt_secret: {kind: token, value: ""}
+  no_log: true
+"""
+
+RETURN = r"""
+secrets:
+  description: Name to value.
+  type: dict
+  returned: always
+"""
+
+import base64  # noqa: E402 (Ansible wants the documentation first)
+import os  # noqa: E402
+import secrets  # noqa: E402
+import stat  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
+GENERATORS = {
+    "token": lambda: secrets.token_hex(32),
+    "password": lambda: secrets.token_urlsafe(18),
+    "fernet": lambda: base64.urlsafe_b64encode(os.urandom(32)).decode(),
+}
+
+
+def read(path: str) -> str | None:
+    """The file's content, or nothing where there is no file."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return None
+
+
+def closed(path: str, mode: int) -> bool:
+    """Whether the path is root's alone, with that very mode."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 0, mode)
+
+
+def close(path: str, mode: int) -> None:
+    os.chown(path, 0, 0)
+    os.chmod(path, mode)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            "secrets": {"type": "dict", "required": True, "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    directory = module.params["directory"]
+    values, changed = {}, []
+    if not closed(directory, 0o700):
+        changed.append(directory)
+        if not module.check_mode:
+            os.makedirs(directory, exist_ok=True)
+            close(directory, 0o700)
+    for name, secret in module.params["secrets"].items():
+        path = os.path.join(directory, name)
+        kept = read(path)
+        values[name] = secret["value"] or kept or GENERATORS[secret["kind"]]()
+        if kept == values[name] and closed(path, 0o600):
+            continue
+        changed.append(path)
+        if module.check_mode:
+            continue
+        with open(path + ".new", "w", encoding="utf-8", opener=lambda p, flags: os.open(p, flags, 0o600)) as stream:
+            stream.write(values[name])
+        close(path + ".new", 0o600)
+        os.replace(path + ".new", path)
+    module.exit_json(changed=bool(changed), paths=changed, secrets=values)
+
+
+if __name__ == "__main__":
+    main()
