@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pendulum
-from airflow.sdk import Connection, CronDataIntervalTimetable, Param, Variable, dag, task
+from airflow.sdk import Connection, CronDataIntervalTimetable, Param, Variable, dag, get_current_context, task
 
 
 def client() -> Any:
@@ -16,6 +16,15 @@ def client() -> Any:
 
     connection = Connection.get("x_api")
     return twitter_etl.x_client(connection.password or "", connection.host or "https://api.x.com")
+
+
+def interval() -> tuple[datetime, datetime]:
+    """Return the run's day [start, end); a run without a logical date means the day before it."""
+    run = get_current_context()["dag_run"]
+    if run.data_interval_start and run.data_interval_end:
+        return run.data_interval_start, run.data_interval_end
+    today = run.run_after.replace(hour=0, minute=0, second=0, microsecond=0)
+    return today - timedelta(days=1), today
 
 
 @dag(
@@ -47,21 +56,21 @@ def twitter() -> None:
         return [asdict(user) for user in twitter_etl.resolve_users(client(), usernames)]
 
     @task(map_index_template="{{ task.op_kwargs['user']['username'] }}", max_active_tis_per_dagrun=2)
-    def fetch_posts(user: dict[str, str], data_interval_start=None, data_interval_end=None) -> list[dict[str, Any]]:
+    def fetch_posts(user: dict[str, str]) -> list[dict[str, Any]]:
         from etl import twitter_etl
 
         owner = twitter_etl.User(**user)
-        posts = twitter_etl.fetch_posts(client(), owner, data_interval_start, data_interval_end)
+        posts = twitter_etl.fetch_posts(client(), owner, *interval())
         return [twitter_etl.clean_post(owner, post) for post in posts]
 
     @task
-    def store_csv(rows_by_user: list[list[dict[str, Any]]], data_interval_start=None) -> str:
+    def store_csv(rows_by_user: list[list[dict[str, Any]]]) -> str:
         import s3fs
 
         from etl import twitter_etl
 
         content = twitter_etl.to_csv(twitter_etl.to_frame(row for rows in rows_by_user for row in rows))
-        key = twitter_etl.object_key(data_interval_start)
+        key = twitter_etl.object_key(interval()[0])
         return twitter_etl.store(s3fs.S3FileSystem(), Variable.get("x_bucket"), key, content)
 
     store_csv(fetch_posts.expand(user=resolve_users()))

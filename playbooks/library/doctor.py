@@ -1,0 +1,149 @@
+#!/usr/bin/python
+"""Examine an Airflow host from the inside."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: doctor
+short_description: Examine an Airflow host from the inside
+options:
+  units:
+    description: Units that should run; C(a.service|b.service) is a pair of which one should.
+    type: list
+    elements: str
+    required: true
+  controller_time:
+    description: The controller's clock, in seconds since 1970.
+    type: float
+    required: true
+author: Airstrip
+"""
+
+EXAMPLES = r"""
+- name: Look from the inside
+  doctor:
+    units: [nginx.service]
+    controller_time: "{{ now(utc=true).timestamp() }}"
+"""
+
+RETURN = r"""
+findings:
+  description: For each check its name, whether all is well, and a line that says so or how to mend it.
+  type: list
+  returned: always
+"""
+
+import glob  # noqa: E402 (Ansible wants the documentation first)
+import json  # noqa: E402
+import re  # noqa: E402
+import shutil  # noqa: E402
+import time  # noqa: E402
+import urllib.request  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.findings import Sick, examine  # noqa: E402
+
+API = "http://127.0.0.1:8080/api/v2"
+
+
+def get(path: str) -> dict:
+    with urllib.request.urlopen(API + path, timeout=10) as answer:
+        return json.load(answer)
+
+
+class Doctor:
+    """One method a check; each returns what is well or raises Sick."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+
+    def output(self, *command: str) -> str:
+        _, out, _ = self.module.run_command(list(command), check_rc=True)
+        return out.strip()
+
+    def units(self) -> str:
+        dead = []
+        for pair in self.module.params["units"]:
+            units = pair.split("|")
+            states = self.module.run_command(["systemctl", "is-active", *units])[1].split()
+            if "active" not in states:
+                dead.append(units[0])
+        if dead:
+            first = dead[0]
+            raise Sick(f"not running: {', '.join(dead)}", f"sudo systemctl start {' '.join(dead)}; journalctl -eu {first}")
+        return f"all {len(self.module.params['units'])} run"
+
+    def health(self) -> str:
+        # The answer's status is 200 even when a component is sick.
+        answer = get("/monitor/health")
+        sick = [name for name, state in answer.items() if state and state.get("status") != "healthy"]
+        if sick:
+            raise Sick(f"no heartbeat from {', '.join(sick)}", "sudo systemctl restart airflow.target")
+        return "every component has a fresh heartbeat"
+
+    def database(self) -> str:
+        state = json.loads(self.output("airflow-run", "python", "/opt/airflow/libexec/database.py", "state", "admin"))
+        if state["migration_needed"]:
+            raise Sick("the schema is not this Airflow's", "sudo airflow db migrate, or run playbooks/site.yml")
+        return "at the revision that this Airflow needs"
+
+    def dags(self) -> str:
+        query = "SELECT filename || ': ' || split_part(stacktrace, E'\\n', -2) FROM import_error"
+        errors = self.output("runuser", "-u", "postgres", "--", "psql", "-Atqc", query, "airflow")
+        if errors:
+            raise Sick(f"import errors: {errors}", "correct the file and run playbooks/site.yml --tags release")
+        return "no import errors"
+
+    def disk(self) -> str:
+        usage = {path: shutil.disk_usage(path) for path in ("/", "/var/log/airflow", "/var/lib/postgresql")}
+        full = [f"{path} {100 * u.used // u.total} %" for path, u in usage.items() if u.free < 0.1 * u.total]
+        if full:
+            raise Sick(f"nearly full: {', '.join(full)}", "lower airflow_log_retention_days, or enlarge the volume")
+        return f"{min(u.free for u in usage.values()) // 2**30} GiB free"
+
+    def clock(self) -> str:
+        difference = abs(time.time() - self.module.params["controller_time"])
+        if difference > 5:
+            raise Sick(f"{difference:.0f} s away from the controller's", "sudo systemctl restart chrony; chronyc tracking")
+        return "agrees with the controller's"
+
+    def certificate(self) -> str:
+        text = open("/etc/nginx/conf.d/airflow.conf").read() + open("/etc/nginx/snippets/airflow-tls.conf").read()
+        path = re.search(r"ssl_certificate (\S+);", text)[1]
+        end = self.output("openssl", "x509", "-noout", "-enddate", "-in", path).partition("=")[2]
+        days = (time.mktime(time.strptime(end, "%b %d %H:%M:%S %Y %Z")) - time.time()) / 86400
+        if days < 21:
+            raise Sick(f"{path} ends in {days:.0f} days", "sudo certbot renew, or supply a new one and run site.yml --tags nginx")
+        return f"good for {days:.0f} days"
+
+    def versions(self) -> str:
+        running = get("/version")["version"]
+        installed = sorted(glob.glob("/opt/airflow/venv/lib/python3*/site-packages/apache_airflow-*.dist-info"))
+        wanted = installed[-1].rpartition("apache_airflow-")[2].removesuffix(".dist-info")
+        if running != wanted:
+            raise Sick(f"Airflow {running} runs but {wanted} is installed", "sudo systemctl restart airflow.target")
+        return f"Airflow {running}"
+
+    def secrets(self) -> str:
+        loose = self.output("find", "/etc/airflow/secrets", "(", "-perm", "/077", "-o", "!", "-user", "root", ")")
+        if loose:
+            raise Sick(f"readable by others: {loose}", "run playbooks/site.yml --tags airflow")
+        return "only root reads them"
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "units": {"type": "list", "elements": "str", "required": True},
+            "controller_time": {"type": "float", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    doctor = Doctor(module)
+    names = ("units", "health", "database", "dags", "disk", "clock", "certificate", "versions", "secrets")
+    findings = examine({name: getattr(doctor, name) for name in names})
+    module.exit_json(changed=False, findings=findings)
+
+
+if __name__ == "__main__":
+    main()

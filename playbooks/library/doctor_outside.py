@@ -1,0 +1,148 @@
+#!/usr/bin/python
+"""Examine an Airflow host from the outside, as a user's browser and a stranger's scanner see it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: doctor_outside
+short_description: Examine an Airflow host from the outside
+options:
+  address:
+    description: Address of the host.
+    type: str
+    required: true
+  server_name:
+    description: Name under which people reach it.
+    type: str
+    required: true
+  authorities:
+    description: Certificate authorities to trust beside the system's, as PEM texts.
+    type: list
+    elements: str
+  self_signed:
+    description: Whether the certificate is expected to be signed by nobody.
+    type: bool
+  username:
+    description: The administrator.
+    type: str
+    required: true
+  password:
+    description: The administrator's password.
+    type: str
+    required: true
+author: Airstrip
+"""
+
+EXAMPLES = r"""
+- name: Look from the outside
+  doctor_outside:
+    address: 192.0.2.10
+    server_name: airflow.example.com
+    username: admin
+    password: "{{ password }}"
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+findings:
+  description: For each check its name, whether all is well, and a line that says so or how to mend it.
+  type: list
+  returned: always
+"""
+
+import http.client  # noqa: E402 (Ansible wants the documentation first)
+import json  # noqa: E402
+import socket  # noqa: E402
+import ssl  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.findings import Sick, examine  # noqa: E402
+
+# PostgreSQL, Redis, Airflow's own server, its log servers and its scheduler's health port.
+CLOSED_PORTS = (5432, 6379, 8080, 8793, 8794, 8974)
+
+
+class Doctor:
+    """One method a check; each returns what is well or raises Sick."""
+
+    def __init__(self, parameters: dict) -> None:
+        self.address, self.name = parameters["address"], parameters["server_name"]
+        self.credentials = {"username": parameters["username"], "password": parameters["password"]}
+        self.context = ssl.create_default_context()
+        for pem in parameters["authorities"] or []:
+            self.context.load_verify_locations(cadata=pem)
+        if parameters["self_signed"]:
+            self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
+
+    def request(self, method: str, path: str, body: dict | None = None) -> http.client.HTTPResponse:
+        connection = http.client.HTTPSConnection(self.name, 443, timeout=15, context=self.context)
+        plain = socket.create_connection((self.address, 443), timeout=15)
+        connection.sock = self.context.wrap_socket(plain, server_hostname=self.name)
+        headers = {"Content-Type": "application/json"} if body else {}
+        connection.request(method, path, json.dumps(body) if body else None, headers)
+        return connection.getresponse()
+
+    def tls(self) -> str:
+        try:
+            with socket.create_connection((self.address, 443), timeout=10) as plain:
+                with self.context.wrap_socket(plain, server_hostname=self.name) as secure:
+                    return f"{secure.version()} for {self.name}"
+        except (OSError, ssl.SSLError) as error:
+            raise Sick(f"no trusted connection to {self.name}: {error}", "set nginx_certificate, run site.yml --tags nginx") from None
+
+    def redirect(self) -> str:
+        connection = http.client.HTTPConnection(self.address, 80, timeout=10)
+        connection.request("GET", "/", headers={"Host": self.name})
+        answer = connection.getresponse()
+        location = answer.getheader("Location", "")
+        if answer.status != 301 or not location.startswith("https://"):
+            raise Sick(f"port 80 answers {answer.status}", "run playbooks/site.yml --tags nginx")
+        return f"port 80 leads to {location}"
+
+    def login(self) -> str:
+        answer = self.request("POST", "/auth/token", self.credentials)
+        if answer.status != 201:
+            raise Sick(
+                f"{self.credentials['username']} gets {answer.status}",
+                "wait a minute after many attempts, else set airflow_admin_password and run site.yml --tags airflow",
+            )
+        return f"{self.credentials['username']} may log in"
+
+    def closed_paths(self) -> str:
+        open_paths = [path for path in ("/execution/health", "/docs", "/redoc") if self.request("GET", path).status != 404]
+        if open_paths:
+            raise Sick(f"open to everybody: {', '.join(open_paths)}", "run playbooks/site.yml --tags nginx")
+        return "the tasks' interface is closed"
+
+    def closed_ports(self) -> str:
+        found = []
+        for port in CLOSED_PORTS:
+            try:
+                socket.create_connection((self.address, port), timeout=2).close()
+                found.append(str(port))
+            except OSError:
+                continue
+        if found:
+            raise Sick(f"open to everybody: {', '.join(found)}", f"ss -lntp on the host, and close them: {found[0]} first")
+        return f"{', '.join(map(str, CLOSED_PORTS))} do not answer"
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "address": {"type": "str", "required": True},
+            "server_name": {"type": "str", "required": True},
+            "authorities": {"type": "list", "elements": "str"},
+            "self_signed": {"type": "bool", "default": False},
+            "username": {"type": "str", "required": True},
+            "password": {"type": "str", "required": True, "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    doctor = Doctor(module.params)
+    names = ("tls", "redirect", "login", "closed_paths", "closed_ports")
+    module.exit_json(changed=False, findings=examine({name.replace("_", " "): getattr(doctor, name) for name in names}))
+
+
+if __name__ == "__main__":
+    main()
