@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
 import pendulum
 from airflow.sdk import Connection, CronDataIntervalTimetable, Param, Variable, dag, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
+
+
+@contextmanager
+def failing_at_once() -> Iterator[None]:
+    """Fail without the retries that could not help: they would only hide the message for an hour."""
+    from etl import twitter_etl
+
+    try:
+        yield
+    except (twitter_etl.XApiError, twitter_etl.BucketMissing) as error:
+        raise AirflowFailException(str(error)) from error
 
 
 def client() -> Any:
@@ -32,7 +46,12 @@ def interval() -> tuple[datetime, datetime]:
     start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
-    default_args={"owner": "data", "retries": 3, "retry_delay": timedelta(minutes=5), "retry_exponential_backoff": True},
+    default_args={
+        "owner": "data",
+        "retries": 3,
+        "retry_delay": timedelta(minutes=5),
+        "retry_exponential_backoff": True,
+    },
     tags=["x", "s3"],
     params={
         "usernames": Param(
@@ -49,6 +68,7 @@ def twitter() -> None:
     """Resolve the users, read each one's day in a task of its own, write one object."""
 
     @task
+    @failing_at_once()
     def resolve_users(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
         from etl import twitter_etl
 
@@ -56,6 +76,7 @@ def twitter() -> None:
         return [asdict(user) for user in twitter_etl.resolve_users(client(), usernames)]
 
     @task(map_index_template="{{ task.op_kwargs['user']['username'] }}", max_active_tis_per_dagrun=2)
+    @failing_at_once()
     def fetch_posts(user: dict[str, str]) -> list[dict[str, Any]]:
         from etl import twitter_etl
 
@@ -64,6 +85,7 @@ def twitter() -> None:
         return [twitter_etl.clean_post(owner, post) for post in posts]
 
     @task
+    @failing_at_once()
     def store_csv(rows_by_user: list[list[dict[str, Any]]]) -> str:
         import s3fs
 

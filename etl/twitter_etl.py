@@ -27,7 +27,15 @@ COLUMNS = ["username", "text", "like_count", "retweet_count", "created_at", "pos
 
 
 class XApiError(Exception):
-    """X refused; the message says what to change."""
+    """X refused, and would again; the message says what to change."""
+
+
+class RateLimited(Exception):
+    """X refuses until a later time; trying again then helps."""
+
+
+class BucketMissing(Exception):
+    """There is no such bucket; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,9 @@ def x_client(bearer_token: str, base_url: str = "https://api.x.com") -> tweepy.C
     if not bearer_token:
         raise XApiError("there is no X bearer token: set airflow_connections.x_api.password, run playbooks/site.yml")
     if urlsplit(base_url).scheme != "https":
-        raise XApiError(f"airflow_connections.x_api.host is {base_url}: use https, the token must not travel in the clear")
+        raise XApiError(
+            f"airflow_connections.x_api.host is {base_url}: use https, the token must not travel in the clear"
+        )
     # wait_on_rate_limit stays off: it would hold the task's slot for up to 15 minutes.
     client = tweepy.Client(bearer_token, return_type=dict)
     client.session.mount(TWEEPY_HOST, _Endpoint(base_url))
@@ -68,7 +78,7 @@ def x_client(bearer_token: str, base_url: str = "https://api.x.com") -> tweepy.C
 def resolve_users(client: tweepy.Client, usernames: list[str]) -> list[User]:
     """Look up at most 100 usernames in one request, in their order and without doubles.
 
-    Raises XApiError where X refuses or does not know one of them.
+    Raises XApiError where X refuses or does not know one of them, RateLimited where it asks to wait.
     """
     wanted = list(dict.fromkeys(name.strip().lstrip("@").lower() for name in usernames if name.strip()))
     if not wanted:
@@ -85,7 +95,7 @@ def resolve_users(client: tweepy.Client, usernames: list[str]) -> list[User]:
 def fetch_posts(client: tweepy.Client, user: User, start: datetime, end: datetime) -> Iterator[dict[str, Any]]:
     """Yield the user's posts of [start, end) as X sends them, newest first, page by page.
 
-    Raises XApiError where X refuses the request or the user's posts.
+    Raises XApiError where X refuses the request or the user's posts, RateLimited where it asks to wait.
     """
     token = None
     while True:
@@ -137,7 +147,7 @@ def to_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         {"like_count": "int64", "retweet_count": "int64", "post_id": "str"}
     )
     frame = frame.drop_duplicates("post_id", keep="last")
-    return frame.sort_values(["username", "post_id"], key=lambda column: column.str.zfill(20)).reset_index(drop=True)
+    return frame.sort_values(["username", "created_at", "post_id"], ignore_index=True)
 
 
 def to_csv(frame: pd.DataFrame) -> bytes:
@@ -155,13 +165,13 @@ def object_key(day: datetime) -> str:
 def store(filesystem: Any, bucket: str, key: str, content: bytes) -> str:
     """Write the bytes as one object (one PUT, so never half) and return its s3:// address.
 
-    `filesystem` is an s3fs.S3FileSystem. Raises FileNotFoundError where there is no such bucket.
+    `filesystem` is an s3fs.S3FileSystem. Raises BucketMissing where there is no such bucket.
     """
     path = f"{bucket}/{key}"
     try:
         filesystem.pipe_file(path, content)
     except FileNotFoundError:
-        raise FileNotFoundError(
+        raise BucketMissing(
             f"the bucket {bucket} does not exist: create it, or correct airflow_variables.x_bucket"
         ) from None
     return f"s3://{path}"
@@ -179,4 +189,4 @@ def _call(method: Any, **arguments: Any) -> dict[str, Any]:
         raise XApiError(f"X forbids this app the request (403): attach the app to a project. X said: {error}") from None
     except tweepy.TooManyRequests as error:
         reset = error.response.headers.get("x-rate-limit-reset", "unknown")
-        raise XApiError(f"X's rate limit is used up until {reset} (Unix time): the task's retry comes later") from None
+        raise RateLimited(f"X's rate limit is used up until {reset} (Unix time); the task is tried again") from None

@@ -1,4 +1,4 @@
-"""`python -m lab up | down | status | ssh | result`: the lab from the command line."""
+"""`python -m lab up | down | ssh | inventory | result`: the lab from the command line."""
 
 from __future__ import annotations
 
@@ -42,12 +42,9 @@ def down(lab: Lab) -> None:
     shutil.rmtree(lab.state, ignore_errors=True)
 
 
-def status(lab: Lab) -> None:
-    """Print what there is."""
-    for instance in lab.instances:
-        print(f"{instance.name}  {instance.address}  inventory: {inventory.path(lab, instance)}")
-    print(f"S3     {services.s3_endpoint(lab)}/{BUCKET}")
-    print(f"X API  {services.x_api_endpoint(lab)}")
+def show_inventory(lab: Lab) -> None:
+    """Print the folder to give to `ansible-playbook -i`."""
+    print(inventory.path(lab, lab.instances[0]))
 
 
 def result(lab: Lab) -> None:
@@ -73,7 +70,7 @@ def result(lab: Lab) -> None:
 def main() -> int:
     """Run one command; a LabError becomes one line."""
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
-    commands = {"up": up, "down": down, "status": status, "result": result}
+    commands = {"up": up, "down": down, "inventory": show_inventory, "result": result}
     parser.add_argument("command", choices=[*commands, "ssh", "machine"])
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     words = parser.parse_args()

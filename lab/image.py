@@ -60,7 +60,7 @@ def image(suite: str) -> Path:
         run(
             *["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}"],
             f"--customize-hook={CUSTOMIZE}",
-            f'--customize-hook=copy-in {trust}/. /usr/local/share/ca-certificates/',
+            f"--customize-hook=copy-in {trust}/. /usr/local/share/ca-certificates/",
             '--customize-hook=chroot "$1" update-ca-certificates',
             *[suite, building],
         )

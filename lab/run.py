@@ -15,9 +15,7 @@ from lab.settings import LabError
 
 def run(*command: str | Path, stdin: str | None = None) -> str:
     """Run a command and return its output; a failure carries what the command said."""
-    result = subprocess.run(
-        [str(word) for word in command], input=stdin, text=True, capture_output=True, check=False
-    )
+    result = subprocess.run([str(word) for word in command], input=stdin, text=True, capture_output=True, check=False)
     if result.returncode:
         raise LabError(f"{' '.join(map(str, command))}: {(result.stderr or result.stdout).strip()[-2000:]}")
     return result.stdout

@@ -105,9 +105,9 @@ def _certificates(lab: Lab) -> None:
 def _listens(lab: Lab, port: int) -> bool:
     context = ssl.create_default_context(cafile=str(authority(lab)))
     try:
-        with socket.create_connection((lab.gateway, port), timeout=2) as plain:
-            with context.wrap_socket(plain, server_hostname=lab.gateway):
-                return True
+        plain = socket.create_connection((lab.gateway, port), timeout=2)
+        with plain, context.wrap_socket(plain, server_hostname=lab.gateway):
+            return True
     except OSError:
         return False
 
@@ -119,9 +119,7 @@ def _s3(lab: Lab) -> None:
     credentials = [{"accessKey": keys["id"], "secretKey": keys["secret"]}]
     config = folder / "identities.json"
     config.touch(mode=0o600)
-    config.write_text(
-        json.dumps({"identities": [{"name": "lab", "credentials": credentials, "actions": ["Admin"]}]})
-    )
+    config.write_text(json.dumps({"identities": [{"name": "lab", "credentials": credentials, "actions": ["Admin"]}]}))
     internal = {"master": 9333, "volume": 9340, "filer": 8888}
     pid_file = folder / "process.pid"
     start(

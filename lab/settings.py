@@ -34,23 +34,16 @@ class Lab:
     """A lab. Two labs on one machine differ in name and in subnet."""
 
     name: str = field(default_factory=lambda: os.environ.get("LAB_NAME", "airstrip"))
-    subnet: IPv4Network = field(
-        default_factory=lambda: IPv4Network(os.environ.get("LAB_SUBNET", "10.203.0.0/24"))
-    )
-    suites: tuple[str, ...] = field(
-        default_factory=lambda: tuple(os.environ.get("LAB_SUITES", "trixie").split(","))
-    )
+    subnet: IPv4Network = field(default_factory=lambda: IPv4Network(os.environ.get("LAB_SUBNET", "10.203.0.0/24")))
+    suites: tuple[str, ...] = field(default_factory=lambda: tuple(os.environ.get("LAB_SUITES", "trixie").split(",")))
 
     def __post_init__(self) -> None:
         if not self.name.isalnum() or len(self.name) > 9:
-            raise LabError(
-                f"LAB_NAME={self.name}: use at most 9 letters and digits, e.g. LAB_NAME=airstrip2"
-            )
+            raise LabError(f"LAB_NAME={self.name}: use at most 9 letters and digits, e.g. LAB_NAME=airstrip2")
         unknown = set(self.suites) - set(SUITES)
         if unknown:
             raise LabError(
-                f"LAB_SUITES={','.join(self.suites)}: choose from {', '.join(SUITES)}, "
-                "e.g. LAB_SUITES=trixie,bookworm"
+                f"LAB_SUITES={','.join(self.suites)}: choose from {', '.join(SUITES)}, e.g. LAB_SUITES=trixie,bookworm"
             )
 
     @property

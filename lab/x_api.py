@@ -87,8 +87,11 @@ def users_by(query: dict[str, str]) -> dict:
     found, errors = [], []
     for username in usernames:
         if not re.fullmatch(r"[A-Za-z0-9_]{1,15}", username):
-            raise _invalid("usernames", username, f"The `usernames` query parameter value [{username}] "
-                           "does not match ^[A-Za-z0-9_]{1,15}$")
+            raise _invalid(
+                "usernames",
+                username,
+                f"The `usernames` query parameter value [{username}] does not match ^[A-Za-z0-9_]{{1,15}}$",
+            )
         if username.lower() in USERNAMES:
             name = username.lower()
             found.append({"id": user_id(name), "name": name.replace("_", " ").title(), "username": name})
@@ -111,12 +114,20 @@ def timeline(number: str, query: dict[str, str], now: datetime) -> dict:
     """GET /2/users/:id/tweets, newest first"""
     username = next((name for name in USERNAMES if user_id(name) == number), None)
     if username is None:
-        raise Refused(404, {"title": "Not Found Error", "detail": f"Could not find user with id: [{number}].",
-                            "type": f"{PROBLEM}/resource-not-found", "status": 404})
+        raise Refused(
+            404,
+            {
+                "title": "Not Found Error",
+                "detail": f"Could not find user with id: [{number}].",
+                "type": f"{PROBLEM}/resource-not-found",
+                "status": 404,
+            },
+        )
     limit = query.get("max_results", "10")
     if not limit.isdigit() or not 5 <= int(limit) <= 100:
-        raise _invalid("max_results", limit, f"The `max_results` query parameter value [{limit}] "
-                       "is not between 5 and 100")
+        raise _invalid(
+            "max_results", limit, f"The `max_results` query parameter value [{limit}] is not between 5 and 100"
+        )
     start = _time(query, "start_time", now - timedelta(days=WINDOW_DAYS))
     end = min(_time(query, "end_time", now), now)
     day, found = start.replace(hour=0, minute=0, second=0, microsecond=0), []
@@ -161,8 +172,9 @@ class Handler(BaseHTTPRequestHandler):
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         try:
             if self.headers.get("Authorization") != f"Bearer {self.token}":
-                raise Refused(401, {"title": "Unauthorized", "type": "about:blank", "status": 401,
-                                    "detail": "Unauthorized"})
+                raise Refused(
+                    401, {"title": "Unauthorized", "type": "about:blank", "status": 401, "detail": "Unauthorized"}
+                )
             if url.path == "/2/users/by":
                 body = users_by(query)
             elif match := re.fullmatch(r"/2/users/(\d+)/tweets", url.path):

@@ -33,12 +33,13 @@ findings:
   returned: always
 """
 
-import glob  # noqa: E402 (Ansible wants the documentation first)
+import calendar  # noqa: E402 (Ansible wants the documentation first)
 import json  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
 import time  # noqa: E402
 import urllib.request  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.findings import Sick, examine  # noqa: E402
@@ -70,7 +71,9 @@ class Doctor:
                 dead.append(units[0])
         if dead:
             first = dead[0]
-            raise Sick(f"not running: {', '.join(dead)}", f"sudo systemctl start {' '.join(dead)}; journalctl -eu {first}")
+            raise Sick(
+                f"not running: {', '.join(dead)}", f"sudo systemctl start {' '.join(dead)}; journalctl -eu {first}"
+            )
         return f"all {len(self.module.params['units'])} run"
 
     def health(self) -> str:
@@ -104,22 +107,26 @@ class Doctor:
     def clock(self) -> str:
         difference = abs(time.time() - self.module.params["controller_time"])
         if difference > 5:
-            raise Sick(f"{difference:.0f} s away from the controller's", "sudo systemctl restart chrony; chronyc tracking")
+            raise Sick(
+                f"{difference:.0f} s away from the controller's", "sudo systemctl restart chrony; chronyc tracking"
+            )
         return "agrees with the controller's"
 
     def certificate(self) -> str:
-        text = open("/etc/nginx/conf.d/airflow.conf").read() + open("/etc/nginx/snippets/airflow-tls.conf").read()
-        path = re.search(r"ssl_certificate (\S+);", text)[1]
+        path = re.search(r"ssl_certificate (\S+);", Path("/etc/nginx/snippets/airflow-tls.conf").read_text())[1]
         end = self.output("openssl", "x509", "-noout", "-enddate", "-in", path).partition("=")[2]
-        days = (time.mktime(time.strptime(end, "%b %d %H:%M:%S %Y %Z")) - time.time()) / 86400
+        days = (calendar.timegm(time.strptime(end, "%b %d %H:%M:%S %Y %Z")) - time.time()) / 86400
         if days < 21:
-            raise Sick(f"{path} ends in {days:.0f} days", "sudo certbot renew, or supply a new one and run site.yml --tags nginx")
+            raise Sick(
+                f"{path} ends in {days:.0f} days",
+                "sudo certbot renew, or supply a new one and run site.yml --tags nginx",
+            )
         return f"good for {days:.0f} days"
 
     def versions(self) -> str:
         running = get("/version")["version"]
-        installed = sorted(glob.glob("/opt/airflow/venv/lib/python3*/site-packages/apache_airflow-*.dist-info"))
-        wanted = installed[-1].rpartition("apache_airflow-")[2].removesuffix(".dist-info")
+        (installed,) = Path("/opt/airflow/venv/lib").glob("python3*/site-packages/apache_airflow-*.dist-info")
+        wanted = installed.stem.partition("-")[2]
         if running != wanted:
             raise Sick(f"Airflow {running} runs but {wanted} is installed", "sudo systemctl restart airflow.target")
         return f"Airflow {running}"

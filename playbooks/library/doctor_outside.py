@@ -84,11 +84,13 @@ class Doctor:
 
     def tls(self) -> str:
         try:
-            with socket.create_connection((self.address, 443), timeout=10) as plain:
-                with self.context.wrap_socket(plain, server_hostname=self.name) as secure:
-                    return f"{secure.version()} for {self.name}"
+            plain = socket.create_connection((self.address, 443), timeout=10)
+            with plain, self.context.wrap_socket(plain, server_hostname=self.name) as secure:
+                return f"{secure.version()} for {self.name}"
         except (OSError, ssl.SSLError) as error:
-            raise Sick(f"no trusted connection to {self.name}: {error}", "set nginx_certificate, run site.yml --tags nginx") from None
+            raise Sick(
+                f"no trusted connection to {self.name}: {error}", "set nginx_certificate, run site.yml --tags nginx"
+            ) from None
 
     def redirect(self) -> str:
         connection = http.client.HTTPConnection(self.address, 80, timeout=10)
@@ -109,7 +111,9 @@ class Doctor:
         return f"{self.credentials['username']} may log in"
 
     def closed_paths(self) -> str:
-        open_paths = [path for path in ("/execution/health", "/docs", "/redoc") if self.request("GET", path).status != 404]
+        open_paths = [
+            path for path in ("/execution/health", "/docs", "/redoc") if self.request("GET", path).status != 404
+        ]
         if open_paths:
             raise Sick(f"open to everybody: {', '.join(open_paths)}", "run playbooks/site.yml --tags nginx")
         return "the tasks' interface is closed"
@@ -123,7 +127,9 @@ class Doctor:
             except OSError:
                 continue
         if found:
-            raise Sick(f"open to everybody: {', '.join(found)}", f"ss -lntp on the host, and close them: {found[0]} first")
+            raise Sick(
+                f"open to everybody: {', '.join(found)}", f"ss -lntp on the host, and close them: {found[0]} first"
+            )
         return f"{', '.join(map(str, CLOSED_PORTS))} do not answer"
 
 

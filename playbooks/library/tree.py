@@ -227,7 +227,9 @@ def main() -> None:
     except (Refused, OSError) as error:
         for entry in reversed(done):
             put(entry.path, entry.before)
-        module.fail_json(msg=f"{error}\nEverything was put back as it was; --diff shows what was refused.", diff=result["diff"])
+        module.fail_json(
+            msg=f"{error}\nEverything was put back as it was; --diff shows what was refused.", diff=result["diff"]
+        )
     module.exit_json(**result)
 
 

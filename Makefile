@@ -1,0 +1,82 @@
+# Airstrip: `make` lists what there is to do. The lab and the tests need root: sudo make lab
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+PACKAGES := python3-venv git openssh-client iproute2 nftables systemd-container mmdebstrap arch-test \
+            debian-archive-keyring ca-certificates openssl chromium fonts-dejavu-core pebble
+LAB := $(BIN)/python -m lab
+PLAYBOOK = $(BIN)/ansible-playbook -i $$($(LAB) inventory)
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+        --custom-compile-command "make lock" --upgrade
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: build/packages .venv/done ## Install what the controller, the lab and the tests need
+
+.PHONY: lab
+lab: setup ## Boot a Debian machine, deploy Airflow to it, collect the posts onto S3
+	$(LAB) up
+	$(PLAYBOOK) playbooks/site.yml
+	$(PLAYBOOK) playbooks/run.yml -e dag=twitter
+	@$(LAB) result
+
+.PHONY: lab-check
+lab-check: ## Run the doctor against the lab
+	$(PLAYBOOK) playbooks/check.yml
+
+.PHONY: lab-ssh
+lab-ssh: ## Log in to the lab's machine
+	@$(LAB) ssh
+
+.PHONY: lab-down
+lab-down: ## Take the lab away
+	$(LAB) down
+
+.PHONY: lint
+lint: .venv/done ## Check the style of Python, YAML and Ansible
+	$(BIN)/pytest -q tests/lint
+
+.PHONY: unit
+unit: build/airflow/done ## Run the tests that need no machine
+	$(BIN)/pytest -q tests/policy
+	AIRFLOW_HOME=build/airflow/home PYTHONPATH=. build/airflow/bin/pytest -q tests/unit
+
+.PHONY: e2e
+e2e: setup ## Run the tests on machines of their own
+	$(BIN)/pytest -v tests/e2e
+
+.PHONY: test
+test: setup lint unit e2e ## Run all tests
+
+.PHONY: bench
+bench: setup ## Measure; one figure's group with NAME=install, memory, speed or tutorial
+	$(BIN)/python -m tests.bench $(NAME)
+
+.PHONY: lock
+lock: .venv/done ## Choose newer versions and pin them with hashes
+	$(LOCK) -o requirements.txt requirements.in
+	$(LOCK) -o roles/airflow/files/requirements.txt roles/airflow/files/requirements.in
+	$(LOCK) -o roles/airflow/files/uv.txt roles/airflow/files/uv.in
+	$(LOCK) -o tests/unit/requirements.txt -c roles/airflow/files/requirements.txt tests/unit/requirements.in
+
+build/packages: Makefile
+	@mkdir -p build
+	@if ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); fi
+	@touch $@
+
+.venv/done: build/packages requirements.txt roles/airflow/files/uv.txt
+	python3 -m venv --clear .venv
+	$(BIN)/pip install --quiet --require-hashes -r roles/airflow/files/uv.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode requirements.txt
+	@touch $@
+
+build/airflow/done: .venv/done roles/airflow/files/requirements.txt tests/unit/requirements.txt
+	$(BIN)/uv venv --quiet --clear --python python3 build/airflow
+	VIRTUAL_ENV=build/airflow $(BIN)/uv pip sync --quiet --require-hashes \
+	  roles/airflow/files/requirements.txt tests/unit/requirements.txt
+	@touch $@

@@ -1,0 +1,174 @@
+"""The operator's story on Debian 13: install, again, look, use."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import re
+import socket
+import ssl
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from lab import services, x_api
+from lab.settings import BUCKET, USERNAMES
+
+
+def test_second_run_changes_nothing(server):
+    play = server.play("site.yml")
+    assert play.changed == 0, play.changed_tasks
+
+
+def test_check_mode_agrees(server):
+    assert server.play("site.yml", "--check", "--diff").changed == 0
+
+
+def test_the_doctor_is_content(server):
+    play = server.play("check.yml")
+    assert play.output.count("- ok ") == 14 and "FAIL" not in play.output
+
+
+def test_from_outside_only_three_ports_answer(server):
+    async def is_open(port: int, limit: asyncio.Semaphore) -> bool:
+        async with limit:
+            try:
+                _, writer = await asyncio.wait_for(asyncio.open_connection(server.instance.address, port), 3)
+            except (OSError, TimeoutError):
+                return False
+            writer.close()
+            return True
+
+    async def scan() -> list[int]:
+        limit = asyncio.Semaphore(500)
+        found = await asyncio.gather(*(is_open(port, limit) for port in range(1, 65536)))
+        return [port for port, answer in enumerate(found, start=1) if answer]
+
+    assert asyncio.run(scan()) == [22, 80, 443]
+
+
+def test_the_pipeline_lands_on_s3_and_a_second_run_gives_the_same_object(server):
+    s3 = services.s3_client(server.lab)
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
+    key = f"curated/x/posts/dt={day:%Y-%m-%d}/posts.csv"
+    contents = []
+    for _ in range(2):
+        server.play("run.yml", "-e", "dag=twitter")
+        contents.append(s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+    assert contents[0] == contents[1]
+    listing = s3.list_objects_v2(Bucket=BUCKET)["Contents"]
+    assert [entry["Key"] for entry in listing if "posts.csv" in entry["Key"]] == [key]
+    rows = list(csv.DictReader(io.StringIO(contents[0].decode(), newline="")))
+    expected = {post["id"]: post for name in USERNAMES for post in x_api.posts(name, day)}
+    assert {row["post_id"] for row in rows} == set(expected)
+    for row in rows:
+        metrics = expected[row["post_id"]]["public_metrics"]
+        assert (int(row["like_count"]), int(row["retweet_count"])) == (metrics["like_count"], metrics["retweet_count"])
+
+
+def test_a_refused_key_fails_at_once_and_names_the_variable(server):
+    refused = {"airflow_connections": {"x_api": {"conn_type": "http", "host": services.x_api_endpoint(server.lab),
+                                                 "password": "refused"}}}  # fmt: skip
+    server.play("site.yml", "--tags", "airflow", "-e", json.dumps(refused))
+    assert "resolve_users" in server.play("run.yml", "-e", "dag=twitter", succeeds=False).output
+    log = server.run("grep -rh 'refused the bearer token' /var/log/airflow/dag_id=twitter")
+    assert "airflow_connections.x_api.password" in log
+    missing = {"airflow_variables": {"x_usernames": USERNAMES[0], "x_bucket": "no-such-bucket"}}
+    server.play("site.yml", "--tags", "airflow", "-e", json.dumps(missing))
+    assert "store_csv" in server.play("run.yml", "-e", "dag=twitter", succeeds=False).output
+    log = server.run("grep -rh 'bucket no-such-bucket does not exist' /var/log/airflow/dag_id=twitter")
+    assert "airflow_variables.x_bucket" in log
+    server.play("site.yml", "--tags", "airflow")
+    server.play("run.yml", "-e", "dag=twitter")
+
+
+def test_operators_type_what_they_know(server):
+    assert "twitter" in server.run("airflow dags list 2>/dev/null")
+    units = server.run("systemctl list-units --plain --no-legend 'airflow-*' | awk '{print $1, $3}'").split("\n")
+    for name in ("api-server@a", "scheduler@a", "dag-processor", "triggerer", "webserver"):
+        assert f"airflow-{name}.service active" in units
+    before = server.run("systemctl show -p MainPID --value airflow-api-server@a")
+    server.run("systemctl restart airflow-webserver")
+    after = server.run("systemctl show -p MainPID --value airflow-api-server@a")
+    assert before != after != "0\n"
+    refusal = server.run("runuser -u nobody -- airflow dags list 2>&1", check=False)
+    assert "sudo" in refusal
+
+
+def test_units_are_sandboxed(server):
+    limits = {"api-server@a": 1.4, "scheduler@a": 1.8, "dag-processor": 1.8, "triggerer": 1.8}
+    limits = {f"airflow-{name}.service": limit for name, limit in limits.items()} | {"nginx.service": 2.7}
+    for unit, limit in limits.items():
+        text = server.run(f"systemd-analyze security --no-pager {unit} | tail -1")
+        assert float(re.search(r": ([0-9.]+) ", text)[1]) <= limit, text
+
+
+def test_each_unit_has_its_own_secrets_and_nobody_else_has_any(server):
+    names = server.run("cd /etc/airflow/secrets && ls").split()
+    values = {name: server.run(f"cat /etc/airflow/secrets/{name}").strip() for name in names if "." not in name}
+    assert set(values) >= {"fernet_key", "jwt_secret", "api_secret_key", "database_password", "admin_password"}
+    given = {"airflow-api-server@a": {"database_url", "fernet_key", "jwt_secret", "api_secret_key"},
+             "airflow-scheduler@a": {"database_url", "fernet_key", "jwt_secret"},
+             "airflow-dag-processor": {"database_url", "fernet_key"},
+             "airflow-triggerer": {"database_url", "fernet_key"}}  # fmt: skip
+    for unit, expected in given.items():
+        assert set(server.run(f"ls /run/credentials/{unit}.service").split()) == expected, unit
+    # As the user of one component, the credentials of another are out of reach.
+    server.run("! runuser -u airflow-dag-processor -- cat /run/credentials/airflow-scheduler@a.service/jwt_secret")
+    server.run("! runuser -u nobody -- ls /etc/airflow/secrets")
+    seen = server.run(
+        "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'; journalctl --no-pager -o cat;"
+        " find / -xdev -type f -perm -o=r -size -200k -path '*airflow*' ! -path '/opt/airflow/venvs/*'"
+        " ! -path '/var/cache/*' -exec cat {} + 2>/dev/null"
+    )
+    for name, value in values.items():
+        assert value not in seen, f"{name} can be read"
+
+
+def test_nginx_keeps_the_door(server):
+    web = server.session()
+    for path, status in {"/": 200, "/api/v2/version": 200, "/api/v2/dags": 401, "/nothing/here": 404}.items():
+        answer = web.get(server.url + path, allow_redirects=True)
+        assert path == "/nothing/here" or answer.status_code == status, path
+        for header in ("Strict-Transport-Security", "Content-Security-Policy", "X-Content-Type-Options"):
+            assert header in answer.headers, f"{path} has no {header}"
+    for path in ("/execution/health", "/execution/docs", "/docs", "/redoc", "/openapi.json"):
+        assert web.get(server.url + path).status_code == 404, path
+    assert web.get(server.url, headers={"Host": "elsewhere.example"}).status_code == 421
+    plain = web.get(f"http://{server.instance.address}/dags", allow_redirects=False)
+    assert (plain.status_code, plain.headers["Location"]) == (301, f"{server.url}/dags")
+    page = web.get(f"{server.url}/").text
+    asset = re.search(r'(?:src|href)="[^"]*?/?(static/assets/[^"]+\.js)"', page)[1]
+    answer = web.get(f"{server.url}/{asset}")
+    assert answer.headers["Content-Encoding"] == "gzip" and "immutable" in answer.headers["Cache-Control"]
+
+
+def test_cookies_are_closed(server):
+    web = server.session()
+    form = web.get(f"{server.url}/auth/login/").text
+    token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', form)[1]
+    login = {"username": "admin", "password": server.password, "csrf_token": token}
+    answer = web.post(f"{server.url}/auth/login/", data=login, headers={"Referer": server.url}, allow_redirects=False)
+    cookies = [value for name, value in answer.raw.headers.items() if name.lower() == "set-cookie"]
+    assert answer.status_code in {302, 303} and cookies
+    for cookie in cookies:
+        assert "secure" in cookie.lower() and "samesite=lax" in cookie.lower(), cookie
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1], ids=["1.0", "1.1"])
+def test_old_tls_is_refused(server, version):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = version
+    with pytest.raises(ssl.SSLError), socket.create_connection((server.instance.address, 443)) as plain:
+        context.wrap_socket(plain)
+
+
+def test_guessing_passwords_is_slowed_down(server):
+    web = server.session()
+    guess = {"username": "admin", "password": "guess"}
+    codes = [web.post(f"{server.url}/auth/token", json=guess).status_code for _ in range(12)]
+    assert 401 in codes and codes[-1] == 429

@@ -1,0 +1,97 @@
+"""What holds for every role and playbook."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
+TEMPLATES = sorted(path for path in (ROOT / "roles").rglob("*.j2"))
+
+
+def tracked() -> list[Path]:
+    """The files that a clone would have."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    output = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    return [ROOT / name for name in output.split("\0") if name and (ROOT / name).is_file()]
+
+
+def load(path: Path):
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_defaults_and_argument_specs_name_the_same_variables(role):
+    """A spec's own default is not applied at run time, so the two files must not drift apart."""
+    specs = load(role / "meta/argument_specs.yml")["argument_specs"]
+    assert set(specs["main"]["options"]) == set(load(role / "defaults/main.yml"))
+    assert specs["preflight"] == specs["main"]
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_default_has_a_sentence(role):
+    text = (role / "defaults/main.yml").read_text()
+    for name in load(role / "defaults/main.yml"):
+        before = text[: text.index(f"\n{name}:")].rstrip().splitlines()[-1]
+        assert before.startswith(("#", f"{role.name}_")), f"{name} has no comment above it"
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_variables_carry_the_role_name(role):
+    for name in load(role / "defaults/main.yml"):
+        assert name.startswith(f"{role.name}_")
+    if (role / "vars/main.yml").exists():
+        assert all(name.startswith(f"__{role.name}_") for name in load(role / "vars/main.yml"))
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_roles_do_not_read_one_another(role):
+    others = [other.name for other in ROLES if other != role]
+    pattern = re.compile(rf"\b(?:__)?({'|'.join(others)})_[a-z_]+")
+    variables = {name for other in ROLES if other != role for name in load(other / "defaults/main.yml")}
+    for path in [*role.rglob("*.yml"), *role.rglob("*.j2")]:
+        used = {match.group(0) for match in pattern.finditer(path.read_text())}
+        assert not used & variables, f"{path.relative_to(ROOT)} reads {used & variables}"
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_templates_say_that_they_are_managed(template):
+    # The connection string is one line that must hold nothing else.
+    if template.name != "database_url.j2":
+        assert "ansible_managed" in template.read_text()
+
+
+def test_nothing_swallows_errors():
+    for path in [*(ROOT / "roles").rglob("*.yml"), *(ROOT / "playbooks").rglob("*.yml")]:
+        assert "ignore_errors" not in path.read_text(), path
+
+
+def test_lock_files_hold_hashes_and_no_addresses():
+    for path in tracked():
+        if path.name in {"requirements.txt", "uv.txt"}:
+            text = path.read_text()
+            pins = re.findall(r"(?m)^[a-z0-9._-]+(?:\[[a-z0-9,_-]+\])?==", text)
+            assert pins and "://" not in text, path
+            assert len(re.findall(r"(?m)^[a-z][^\n]*\\\n    --hash=sha256:", text)) == len(pins), path
+
+
+def test_no_secret_and_no_path_of_this_machine_is_kept():
+    secret = re.compile(r"BEGIN (RSA |EC |OPENSSH )?PRIVATE KEY-|AKIA[0-9A-Z]{16}|A{21}[0-9A-Za-z%]{20}")
+    for path in tracked():
+        if path.suffix not in {".png"} and path != Path(__file__):
+            text = path.read_text()
+            assert not secret.search(text), path
+            assert str(ROOT) + "/" not in text, path
+
+
+def test_readme_names_every_playbook_role_and_target():
+    readme = (ROOT / "README.md").read_text()
+    targets = re.findall(r"(?m)^([a-z-]+):.*## ", (ROOT / "Makefile").read_text())
+    names = [path.name for path in (ROOT / "playbooks").glob("*.yml")] + [role.name for role in ROLES]
+    missing = [
+        name for name in names + [f"make {target}" for target in targets if target != "help"] if name not in readme
+    ]
+    assert not missing
