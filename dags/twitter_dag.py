@@ -20,7 +20,7 @@ def failing_at_once() -> Iterator[None]:
 
     try:
         yield
-    except (twitter_etl.XApiError, twitter_etl.BucketMissing) as error:
+    except (twitter_etl.XApiError, twitter_etl.BucketRefused) as error:
         raise AirflowFailException(str(error)) from error
 
 

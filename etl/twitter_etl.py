@@ -34,8 +34,8 @@ class RateLimited(Exception):
     """X refuses until a later time; trying again then helps."""
 
 
-class BucketMissing(Exception):
-    """There is no such bucket; the message says what to change."""
+class BucketRefused(Exception):
+    """The bucket is missing or closed to this host; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -165,15 +165,16 @@ def object_key(day: datetime) -> str:
 def store(filesystem: Any, bucket: str, key: str, content: bytes) -> str:
     """Write the bytes as one object (one PUT, so never half) and return its s3:// address.
 
-    `filesystem` is an s3fs.S3FileSystem. Raises BucketMissing where there is no such bucket.
+    `filesystem` is an s3fs.S3FileSystem. Raises BucketRefused where the bucket is missing or closed to this host.
     """
     path = f"{bucket}/{key}"
     try:
         filesystem.pipe_file(path, content)
-    except FileNotFoundError:
-        raise BucketMissing(
-            f"the bucket {bucket} does not exist: create it, or correct airflow_variables.x_bucket"
-        ) from None
+    except (FileNotFoundError, PermissionError) as error:
+        raise BucketRefused(
+            f"S3 does not take {path} ({error}): create the bucket {bucket}, allow this host's role to write "
+            "to it, or correct airflow_variables.x_bucket"
+        ) from error
     return f"s3://{path}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -93,8 +94,20 @@ def _mount(lab: Lab, instance: Instance, root: Path) -> None:
     lab.known_hosts.write_text("\n".join([*known, f"{instance.address} {public[0]} {public[1]}", ""]))
 
 
+def _cgroups(lab: Lab, instance: Instance) -> list[Path]:
+    """The machine's own control group in every hierarchy of this host."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return [Path(words[1]) / f"{lab.name}-{instance.name}" for words in mounts if words[2] in ("cgroup", "cgroup2")]
+
+
 def boot(lab: Lab, instance: Instance) -> int:
     """Run the machine in the foreground, through its reboots, until it powers off."""
+    # In a shared group systemd would find, and stop, the processes of another machine's units.
+    for group in _cgroups(lab, instance):
+        group.mkdir(exist_ok=True)
+        # A v1 cpuset takes no process before it has CPUs; nothing in the lab needs one.
+        with contextlib.suppress(OSError):
+            (group / "cgroup.procs").write_text("0")
     caches = {
         CACHE / "apt" / instance.suite: "/var/cache/apt/archives",
         CACHE / "uv" / instance.suite: "/var/cache/uv",
@@ -137,6 +150,10 @@ def down(lab: Lab, instance: Instance) -> None:
     root = _folder(lab, instance) / "root"
     while os.path.ismount(root):
         run("umount", root)
+    for group in _cgroups(lab, instance):
+        for folder, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
     shutil.rmtree(_folder(lab, instance), ignore_errors=True)
 
 

@@ -23,7 +23,7 @@ def write(lab: Lab, instance: Instance) -> Path:
     folder = path(lab, instance)
     (folder / "group_vars").mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.copy(GROUPS, folder / "groups.yml")
-    keys = services.s3_keys(lab)
+    keys = services.s3_keys(lab, "instance")
     host = {
         "ansible_host": instance.address,
         "ansible_user": "admin",

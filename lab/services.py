@@ -44,10 +44,9 @@ def x_api_endpoint(lab: Lab) -> str:
     return f"https://{lab.gateway}:{X_API_PORT}"
 
 
-def s3_keys(lab: Lab) -> dict[str, str]:
-    """The store's access key and secret, made once."""
-    path = _secret(lab, "s3/keys.json", lambda: json.dumps({"id": _word(20), "secret": _word(40)}))
-    return json.loads(path)
+def s3_keys(lab: Lab, identity: str) -> dict[str, str]:
+    """An access key and its secret, made once: of the `operator`, or of the `instance` for the bucket alone."""
+    return json.loads(_secret(lab, f"s3/{identity}.json", lambda: json.dumps({"id": _word(20), "secret": _word(40)})))
 
 
 def x_bearer_token(lab: Lab) -> str:
@@ -56,8 +55,8 @@ def x_bearer_token(lab: Lab) -> str:
 
 
 def s3_client(lab: Lab):
-    """A boto3 client for the lab's store."""
-    keys = s3_keys(lab)
+    """The operator's boto3 client for the lab's store."""
+    keys = s3_keys(lab, "operator")
     return boto3.client(
         "s3",
         endpoint_url=s3_endpoint(lab),
@@ -102,7 +101,8 @@ def _certificates(lab: Lab) -> None:
         key.chmod(0o600)
 
 
-def _listens(lab: Lab, port: int) -> bool:
+def listens(lab: Lab, port: int) -> bool:
+    """Whether a service of the lab answers there under the lab's certificate."""
     context = ssl.create_default_context(cafile=str(authority(lab)))
     try:
         plain = socket.create_connection((lab.gateway, port), timeout=2)
@@ -115,11 +115,15 @@ def _listens(lab: Lab, port: int) -> bool:
 def _s3(lab: Lab) -> None:
     folder = lab.state / "s3"
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    keys = s3_keys(lab)
-    credentials = [{"accessKey": keys["id"], "secretKey": keys["secret"]}]
+    actions = {"operator": ["Admin"], "instance": [f"{verb}:{BUCKET}" for verb in ("Read", "Write", "List")]}
+    identities = []
+    for name, allowed in actions.items():
+        keys = s3_keys(lab, name)
+        credentials = [{"accessKey": keys["id"], "secretKey": keys["secret"]}]
+        identities.append({"name": name, "credentials": credentials, "actions": allowed})
     config = folder / "identities.json"
     config.touch(mode=0o600)
-    config.write_text(json.dumps({"identities": [{"name": "lab", "credentials": credentials, "actions": ["Admin"]}]}))
+    config.write_text(json.dumps({"identities": identities}))
     internal = {"master": 9333, "volume": 9340, "filer": 8888}
     pid_file = folder / "process.pid"
     start(
@@ -136,7 +140,7 @@ def _s3(lab: Lab) -> None:
         ],
     )
     log = pid_file.with_suffix(".log")
-    wait_for("the S3 store", lambda: _listens(lab, S3_PORT), 60, log)
+    wait_for("the S3 store", lambda: listens(lab, S3_PORT), 60, log)
     s3 = s3_client(lab)
 
     def bucket() -> bool:
@@ -168,4 +172,4 @@ def _x_api(lab: Lab) -> None:
             *["--token-file", str(lab.state / "x_api" / "bearer_token")],
         ],
     )
-    wait_for("the X API", lambda: _listens(lab, X_API_PORT), 20, pid_file.with_suffix(".log"))
+    wait_for("the X API", lambda: listens(lab, X_API_PORT), 20, pid_file.with_suffix(".log"))

@@ -62,7 +62,7 @@ class Server:
     def run(self, command: str, check: bool = True) -> str:
         """Run a shell command on the machine as root."""
         ssh = [*machines.ssh(self.lab, self.instance), "sudo", "bash", "-c", shlex.quote(command)]
-        result = subprocess.run(ssh, text=True, capture_output=True, check=False)
+        result = subprocess.run(ssh, text=True, errors="replace", capture_output=True, check=False)
         assert not check or result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
         return result.stdout
 
@@ -90,12 +90,14 @@ class Server:
 
 @pytest.fixture(scope="session")
 def lab():
-    """Fresh machines; they stay up after a failure only with KEEP_LAB=1."""
+    """Fresh machines; with KEEP_LAB=1 those of the last run, which stay up for the next."""
     lab = Lab("striptest", IPv4Network("10.203.1.0/24"), ("trixie", "bookworm"))
-    commands.down(lab)
+    keep = os.environ.get("KEEP_LAB")
+    if not keep:
+        commands.down(lab)
     commands.up(lab)
     yield lab
-    if not os.environ.get("KEEP_LAB"):
+    if not keep:
         commands.down(lab)
 
 

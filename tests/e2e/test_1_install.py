@@ -70,7 +70,7 @@ def test_the_pipeline_lands_on_s3_and_a_second_run_gives_the_same_object(server)
 
 def test_a_refused_key_fails_at_once_and_names_the_variable(server):
     refused = {"airflow_connections": {"x_api": {"conn_type": "http", "host": services.x_api_endpoint(server.lab),
-                                                 "password": "refused"}}}  # fmt: skip
+                                                 "password": "outdated"}}}  # fmt: skip
     server.play("site.yml", "--tags", "airflow", "-e", json.dumps(refused))
     assert "resolve_users" in server.play("run.yml", "-e", "dag=twitter", succeeds=False).output
     log = server.run("grep -rh 'refused the bearer token' /var/log/airflow/dag_id=twitter")
@@ -78,7 +78,7 @@ def test_a_refused_key_fails_at_once_and_names_the_variable(server):
     missing = {"airflow_variables": {"x_usernames": USERNAMES[0], "x_bucket": "no-such-bucket"}}
     server.play("site.yml", "--tags", "airflow", "-e", json.dumps(missing))
     assert "store_csv" in server.play("run.yml", "-e", "dag=twitter", succeeds=False).output
-    log = server.run("grep -rh 'bucket no-such-bucket does not exist' /var/log/airflow/dag_id=twitter")
+    log = server.run("grep -rh 'create the bucket no-such-bucket' /var/log/airflow/dag_id=twitter")
     assert "airflow_variables.x_bucket" in log
     server.play("site.yml", "--tags", "airflow")
     server.play("run.yml", "-e", "dag=twitter")

@@ -54,8 +54,7 @@ def test_its_last_run_is_green(page, server):
 
 def test_its_graph_is_drawn(page, server):
     page.goto(f"{server.url}/dags/twitter")
-    page.evaluate("localStorage.setItem('dag_view-twitter', JSON.stringify('graph'))")
-    page.reload()
+    page.locator("button[aria-label*='Graph'], button[title*='Graph']").first.click()
     expect(page.locator(".react-flow__node").filter(has_text="store_csv").first).to_be_visible()
     look(page, "graph")
 

@@ -148,7 +148,7 @@ def test_a_missing_bucket_names_the_variable():
         def pipe_file(self, path, content):
             raise FileNotFoundError("The specified bucket does not exist")
 
-    with pytest.raises(twitter_etl.BucketMissing, match=r"nowhere.*x_bucket"):
+    with pytest.raises(twitter_etl.BucketRefused, match=r"nowhere.*x_bucket"):
         twitter_etl.store(Filesystem(), "nowhere", twitter_etl.object_key(DAY), b"")
 
 

@@ -1,0 +1,87 @@
+"""Debian 12 takes a shorter path, with a certificate by ACME from Debian's pebble."""
+
+from __future__ import annotations
+
+import json
+import ssl
+
+import pytest
+
+from lab import instance as machines
+from lab import inventory, services
+from lab.run import start, stop, wait_for
+from tests.e2e.conftest import Server
+
+DOMAIN = "airflow.lab.test"
+
+
+@pytest.fixture(scope="module")
+def pebble(lab):
+    """An ACME authority on the lab's address, whose resolver knows the test's domain."""
+    folder = lab.state / "pebble"
+    folder.mkdir()
+    certificate = lab.certificates / "services"
+    settings = {
+        "pebble": {
+            "listenAddress": f"{lab.gateway}:14000",
+            "managementListenAddress": f"{lab.gateway}:15000",
+            "certificate": f"{certificate}.pem",
+            "privateKey": f"{certificate}.key",
+            "httpPort": 80,
+            "tlsPort": 443,
+            "ocspResponderURL": "",
+            "externalAccountBindingRequired": False,
+        }
+    }
+    (folder / "pebble.json").write_text(json.dumps(settings))
+    address = machines.named(lab, "debian12").address
+    resolver = ["pebble-challtestsrv", "-dns01", f"{lab.gateway}:8053", "-management", f"{lab.gateway}:8055"]
+    resolver += ["-defaultIPv4", address, "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", ""]
+    start(folder / "resolver.pid", resolver)
+    authority = ["pebble", "-config", str(folder / "pebble.json"), "-dnsserver", f"{lab.gateway}:8053"]
+    start(folder / "pebble.pid", authority, {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "5"})
+    wait_for("pebble", lambda: services.listens(lab, 14000), 20, folder / "pebble.log")
+    yield f"https://{lab.gateway}:14000/dir"
+    for name in ("pebble", "resolver"):
+        stop(folder / f"{name}.pid")
+
+
+@pytest.fixture(scope="module")
+def server(lab, pebble):
+    """Deployed to from nothing, with the variables that a user with a domain sets."""
+    server = Server(lab, machines.named(lab, "debian12"))
+    variables = {
+        "nginx_server_names": [DOMAIN],
+        "nginx_certificate": "acme",
+        "nginx_acme_email": "operator@lab.test",
+        "nginx_acme_directory": pebble,
+    }
+    (inventory.path(lab, server.instance) / "group_vars" / "airstrip.json").write_text(json.dumps(variables))
+    server.play("site.yml")
+    return server
+
+
+def test_the_certificate_is_of_the_acme_authority(server):
+    live = f"/etc/letsencrypt/live/{DOMAIN}/fullchain.pem"
+    text = server.run(f"openssl x509 -noout -issuer -ext subjectAltName -in {live}")
+    assert "Pebble" in text and f"DNS:{DOMAIN}" in text
+    served = ssl.get_server_certificate((server.instance.address, 443))
+    assert served.strip() in server.run(f"cat {live}")
+
+
+def test_it_renews_and_nginx_takes_the_new_one(server):
+    serial = "openssl x509 -noout -serial -in /etc/letsencrypt/live/airflow.lab.test/cert.pem"
+    before = server.run(serial)
+    server.run("REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt certbot renew --force-renewal --quiet")
+    assert server.run(serial) != before
+    server.run("systemctl is-active nginx")
+
+
+def test_second_run_changes_nothing(server):
+    play = server.play("site.yml")
+    assert play.changed == 0, play.changed_tasks
+
+
+def test_units_are_sandboxed_and_the_dag_runs_so(server):
+    server.run("systemd-analyze security --no-pager --threshold=18 airflow-scheduler@a.service")
+    server.play("run.yml", "-e", "dag=twitter")
