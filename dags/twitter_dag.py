@@ -10,7 +10,7 @@ from typing import Any
 
 import pendulum
 from airflow.sdk import Connection, CronDataIntervalTimetable, Param, Variable, dag, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
 
 @contextmanager
@@ -28,8 +28,23 @@ def client() -> Any:
     """Return the X API client of the connection x_api."""
     from etl import twitter_etl
 
-    connection = Connection.get("x_api")
+    try:
+        connection = Connection.get("x_api")
+    except AirflowNotFoundException:
+        raise twitter_etl.XApiError(
+            "there is no connection x_api: set airflow_connections.x_api and run playbooks/site.yml"
+        ) from None
     return twitter_etl.x_client(connection.password or "", connection.host or "https://api.x.com")
+
+
+def setting(name: str) -> str:
+    """Return the Airflow variable of that name."""
+    from etl import twitter_etl
+
+    value = Variable.get(name, default="")
+    if not value:
+        raise twitter_etl.XApiError(f"{name} is not set: set airflow_variables.{name} and run playbooks/site.yml")
+    return value
 
 
 def interval() -> tuple[datetime, datetime]:
@@ -72,7 +87,7 @@ def twitter() -> None:
     def resolve_users(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
         from etl import twitter_etl
 
-        usernames = (params or {}).get("usernames") or Variable.get("x_usernames").split(",")
+        usernames = (params or {}).get("usernames") or setting("x_usernames").split(",")
         return [asdict(user) for user in twitter_etl.resolve_users(client(), usernames)]
 
     @task(map_index_template="{{ task.op_kwargs['user']['username'] }}", max_active_tis_per_dagrun=2)
@@ -93,7 +108,7 @@ def twitter() -> None:
 
         content = twitter_etl.to_csv(twitter_etl.to_frame(row for rows in rows_by_user for row in rows))
         key = twitter_etl.object_key(interval()[0])
-        return twitter_etl.store(s3fs.S3FileSystem(), Variable.get("x_bucket"), key, content)
+        return twitter_etl.store(s3fs.S3FileSystem(), setting("x_bucket"), key, content)
 
     store_csv(fetch_posts.expand(user=resolve_users()))
 

@@ -105,6 +105,8 @@ def lab():
 def server(lab) -> Server:
     """The Debian 13 machine, deployed to from nothing."""
     server = Server(lab, machines.named(lab, "debian13"))
+    # A look before the first change must work where nothing is installed yet.
+    server.play("site.yml", "--check", "--diff")
     server.play("site.yml")
     return server
 

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from tests.e2e.conftest import ROOT
+
 UNITS = "/etc/systemd/system"
 SSHD = "/etc/ssh/sshd_config.d/10-airstrip.conf"
 DRIFTS = {
@@ -84,8 +86,7 @@ BAD_INPUT = {
     "nothing to ship": (["-e", "release_source=/nowhere"], "release_source"),
     "a connection without a type": (["-e", '{"airflow_connections": {"x": {}}}'], "conn_type"),
     "an authority that is none": (["-e", '{"base_certificate_authorities": ["x"]}'], "base_certificate_authorities"),
-    "an old Airflow": (["-e", "airflow_requirements_file=tests/e2e/old-requirements.txt"], "make lock"),
-    "an unsupported system": (["-e", '{"ansible_facts": {"distribution": "Ubuntu"}}'], "Debian 12 and 13"),
+    "an old Airflow": (["-e", f"airflow_requirements_file={ROOT}/tests/e2e/old-requirements.txt"], "make lock"),
     "no such host": (["-e", "ansible_host=10.203.1.99", "--ssh-common-args=-o ConnectTimeout=2"], "ansible_host"),
     "a user without sudo": (["-e", "ansible_user=guest"], "sudo"),
 }
@@ -105,6 +106,17 @@ def test_wrong_input_stops_before_the_first_change_and_names_the_fix(server, arg
     play = server.play("site.yml", *arguments, succeeds=False)
     assert words in " ".join(play.output.split()), play.output[-3000:]
     assert play.changed == 0
+
+
+def test_another_system_is_refused(server):
+    server.run(
+        "cp /usr/lib/os-release /root/ && sed -i 's/Debian GNU.Linux/Ubuntu/; s/^ID=.*/ID=ubuntu/' /usr/lib/os-release"
+    )
+    try:
+        play = server.play("site.yml", succeeds=False)
+    finally:
+        server.run("mv /root/os-release /usr/lib/os-release")
+    assert "supports Debian 12 and 13" in " ".join(play.output.split()) and play.changed == 0
 
 
 def test_after_a_reboot_everything_is_back_by_itself(server):
