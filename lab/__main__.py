@@ -11,7 +11,7 @@ import sys
 
 from lab import instance as machines
 from lab import inventory, network, services
-from lab.run import run
+from lab.run import run, stop
 from lab.settings import BUCKET, Lab, LabError
 
 
@@ -37,7 +37,8 @@ def down(lab: Lab) -> None:
     """Stop and remove all that the lab made, except the cached images and packages."""
     for instance in Lab(lab.name, lab.subnet, ("bookworm", "trixie")).instances:
         machines.down(lab, instance)
-    services.down(lab)
+    for pid_file in lab.state.rglob("*.pid"):
+        stop(pid_file)
     network.down(lab)
     shutil.rmtree(lab.state, ignore_errors=True)
 

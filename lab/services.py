@@ -14,7 +14,7 @@ import boto3
 import trustme
 from botocore.exceptions import ClientError
 
-from lab.run import start, stop, wait_for
+from lab.run import start, wait_for
 from lab.settings import BUCKET, S3_PORT, X_API_PORT, Lab
 
 
@@ -23,12 +23,6 @@ def up(lab: Lab) -> None:
     _certificates(lab)
     _s3(lab)
     _x_api(lab)
-
-
-def down(lab: Lab) -> None:
-    """Stop both services."""
-    for name in ("s3", "x_api"):
-        stop(lab.state / name / "process.pid")
 
 
 def authority(lab: Lab) -> Path:
