@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .PHONY: setup
 setup: build/packages .venv/done ## Install what the controller, the lab and the tests need
@@ -25,15 +25,15 @@ lab: setup ## Boot a Debian machine, deploy Airflow to it, collect the posts ont
 	@$(LAB) result
 
 .PHONY: lab-check
-lab-check: ## Run the doctor against the lab
+lab-check: setup ## Run the doctor against the lab
 	$(PLAYBOOK) playbooks/check.yml
 
 .PHONY: lab-ssh
-lab-ssh: ## Log in to the lab's machine
+lab-ssh: setup ## Log in to the lab's machine
 	@$(LAB) ssh
 
 .PHONY: lab-down
-lab-down: ## Take the lab away
+lab-down: setup ## Take the lab away
 	$(LAB) down
 
 .PHONY: lint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -59,8 +60,11 @@ def stop(pid_file: Path, seconds: float = 60) -> None:
         try:
             process.wait(seconds)
         except psutil.TimeoutExpired:
-            for each in [*process.children(recursive=True), process]:
-                each.kill()
+            family = [*process.children(recursive=True), process]
+            for each in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+            psutil.wait_procs(family, timeout=10)
     pid_file.unlink(missing_ok=True)
 
 

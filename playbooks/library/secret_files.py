@@ -54,7 +54,7 @@ def read(path: str) -> str | None:
     """The file's content, or nothing where there is no file."""
     try:
         with open(path, encoding="utf-8") as stream:
-            return stream.read()
+            return stream.read().strip()
     except FileNotFoundError:
         return None
 
@@ -88,6 +88,13 @@ def main() -> None:
         if not module.check_mode:
             os.makedirs(directory, exist_ok=True)
             close(directory, 0o700)
+    for name, secret in module.params["secrets"].items():
+        kept = read(os.path.join(directory, name))
+        if secret["kind"] == "fernet" and kept and secret["value"] not in ("", kept):
+            module.fail_json(
+                msg=f"{directory}/{name} holds another key than the given one, and the database's connections are "
+                "encrypted with it: leave the variable empty, or move that file away first"
+            )
     for name, secret in module.params["secrets"].items():
         path = os.path.join(directory, name)
         kept = read(path)

@@ -199,6 +199,8 @@ def main() -> None:
             "verify": {"type": "list", "elements": "list", "default": []},
         },
         supports_check_mode=True,
+        # Files may hold secrets, and the journal notes a module's options.
+        no_log=True,
     )
     wanted = module.params
     entries = [Entry(path, "directory", options or {}) for path, options in wanted["directories"].items()]

@@ -15,10 +15,19 @@ options:
     type: list
     elements: str
     required: true
-  restart:
-    description: Whether units that run already are restarted, in one transaction.
-    type: bool
-    default: false
+  newer_than:
+    description:
+      - Files and links that the units read when they start, with C(*) for many. Units that started before
+        the newest of them was written are restarted, in one transaction; so a run that was cut off
+        between the two is made good by the next.
+    type: list
+    elements: str
+    default: []
+  stopped:
+    description: Units that must neither run nor be enabled.
+    type: list
+    elements: str
+    default: []
 author: Airstrip
 """
 
@@ -37,18 +46,25 @@ started:
   description: Units that were started or restarted.
   type: list
   returned: always
+stopped:
+  description: Units that were stopped and disabled.
+  type: list
+  returned: always
 """
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402 (Ansible wants the documentation first)
+import glob  # noqa: E402 (Ansible wants the documentation first)
+import os  # noqa: E402
 
-PROPERTIES = ["Id", "ActiveState", "UnitFileState", "NeedDaemonReload"]
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
+PROPERTIES = ["Id", "ActiveState", "UnitFileState", "NeedDaemonReload", "InactiveExitTimestamp"]
 # "static" units have nothing to enable.
 ENABLED = {"enabled", "enabled-runtime", "static", "alias", "generated", "indirect"}
 
 
 def show(module: AnsibleModule, units: list[str]) -> list[dict[str, str]]:
     """The properties of the units, in their order."""
-    command = ["systemctl", "show", f"--property={','.join(PROPERTIES)}", *units]
+    command = ["systemctl", "show", "--timestamp=unix", f"--property={','.join(PROPERTIES)}", *units]
     _, out, _ = module.run_command(command, check_rc=True)
     return [dict(line.split("=", 1) for line in block.splitlines()) for block in out.strip().split("\n\n")]
 
@@ -57,12 +73,14 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "names": {"type": "list", "elements": "str", "required": True},
-            "restart": {"type": "bool", "default": False},
+            "newer_than": {"type": "list", "elements": "str", "default": []},
+            "stopped": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
-    pairs = [name.split("|") for name in module.params["names"]]
-    flat = [unit for pair in pairs for unit in pair]
+    given = module.params
+    pairs = [name.split("|") for name in given["names"]]
+    flat = [unit for pair in pairs for unit in pair] + given["stopped"]
     states = dict(zip(flat, show(module, flat), strict=True))
     if any(state["NeedDaemonReload"] == "yes" for state in states.values()) and not module.check_mode:
         module.run_command(["systemctl", "daemon-reload"], check_rc=True)
@@ -71,19 +89,25 @@ def main() -> None:
     def running(unit: str) -> bool:
         return states[unit]["ActiveState"] in {"active", "activating", "reloading"}
 
+    newest = max((int(os.lstat(path).st_mtime) for name in given["newer_than"] for path in glob.glob(name)), default=0)
+
+    def stale(unit: str) -> bool:
+        return int(states[unit]["InactiveExitTimestamp"].lstrip("@") or 0) < newest
+
     # Of a pair the one that runs is meant, else the first.
     chosen = [next((unit for unit in pair if running(unit)), pair[0]) for pair in pairs]
     enable = [unit for unit in chosen if states[unit]["UnitFileState"] not in ENABLED]
-    start = [unit for unit in chosen if not running(unit) or module.params["restart"]]
+    start = [unit for unit in chosen if not running(unit) or stale(unit)]
+    stop = [unit for unit in given["stopped"] if running(unit) or states[unit]["UnitFileState"] == "enabled"]
     if not module.check_mode:
-        for verb, units in (("enable", enable), ("restart", start)):
+        for verb, units in (("disable --now", stop), ("enable", enable), ("restart", start)):
             if not units:
                 continue
-            code, _, err = module.run_command(["systemctl", verb, *units])
+            code, _, err = module.run_command(["systemctl", *verb.split(), *units])
             if code:
                 fix = f"look at: journalctl -eu {' -u '.join(units)}"
                 module.fail_json(msg=f"systemctl {verb} {' '.join(units)}: {err.strip()}; {fix}")
-    module.exit_json(changed=bool(enable or start), enabled=enable, started=start)
+    module.exit_json(changed=bool(enable or start or stop), enabled=enable, started=start, stopped=stop)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ DRIFTS = {
     "a changed site": "sed -i 's/return 404/return 200/' /etc/nginx/conf.d/airflow.conf",
     "a DAG edited on the host": "echo '# edited' >> /srv/airflow/current/dags/twitter_dag.py",
     "the live release switched": "ln -sfn releases/none /srv/airflow/current",
-    "a package of the virtualenv removed": "cd /opt/airflow && uv/bin/uv pip uninstall -q -p venv/bin/python tweepy",
+    "a package of the virtualenv removed": "cd /opt/airflow && uv-*/bin/uv pip uninstall -q -p venv/bin/python tweepy",
     "sshd allows passwords": f"sed -i 's/PasswordAuthentication no/PasswordAuthentication yes/' {SSHD}",
     "the database's owner is a superuser": "runuser -u postgres -- psql -qc 'ALTER ROLE airflow SUPERUSER'",
 }
@@ -50,6 +50,7 @@ def test_every_drift_is_found_and_repaired(server):
         "grep -c trust /etc/postgresql/17/main/pg_hba.conf || true": "0",
         "grep -c 'return 200' /etc/nginx/conf.d/airflow.conf || true": "0",
         "grep -c edited /srv/airflow/current/dags/twitter_dag.py || true": "0",
+        "readlink -f /srv/airflow/current | grep -c none || true": "0",
         "airflow-run python -c 'import tweepy; print(1)'": "1",
         "grep -c 'PasswordAuthentication no' /etc/ssh/sshd_config.d/10-airstrip.conf": "1",
         "runuser -u postgres -- psql -Atc \"SELECT rolsuper FROM pg_roles WHERE rolname = 'airflow'\"": "f",
@@ -57,6 +58,25 @@ def test_every_drift_is_found_and_repaired(server):
     assert {command: server.run(command).strip() for command in facts} == facts
     assert server.play("site.yml").changed == 0
     server.play("check.yml")
+
+
+def test_a_run_that_was_cut_off_is_made_good_by_the_next(server):
+    # What such a run leaves: a new file that no process has read, and a password that nobody was given.
+    server.run("touch /etc/airflow/airflow.cfg && printf another-password > /etc/airflow/secrets/admin_password")
+    before = server.run("systemctl show -p MainPID --value airflow-dag-processor")
+    tasks = " ".join(server.play("site.yml").changed_tasks)
+    assert "Run the units" in tasks and "administrator" in tasks
+    assert server.run("systemctl show -p MainPID --value airflow-dag-processor") != before
+    assert server.api()
+    assert server.play("site.yml").changed == 0
+
+
+def test_another_encryption_key_is_refused(server):
+    key = "A" * 43 + "="
+    refused = server.play(
+        "site.yml", "-e", f"airflow_fernet_key={key}", "-e", "airflow_secure_logging=false", succeeds=False
+    )
+    assert "holds another key" in refused.output and refused.changed == 0
 
 
 def test_a_bad_site_is_put_back_and_nginx_goes_on(server):
@@ -68,9 +88,11 @@ def test_a_bad_site_is_put_back_and_nginx_goes_on(server):
 @pytest.mark.parametrize("unit", ["airflow-api-server@a", "airflow-scheduler@a", "airflow-dag-processor",
                                   "airflow-triggerer", "postgresql@17-main", "nginx"])  # fmt: skip
 def test_a_killed_service_comes_back(server, unit):
+    main_process = f"systemctl show -p MainPID --value {unit}"
+    before = server.run(main_process)
     server.run(f"systemctl kill -s KILL {unit}")
     deadline = time.monotonic() + 90
-    while server.run(f"systemctl is-active {unit}", check=False).strip() != "active":
+    while server.run(main_process) in (before, "0\n") or server.run(f"systemctl is-active {unit}", False) != "active\n":
         assert time.monotonic() < deadline, server.run(f"systemctl status --no-pager {unit}", check=False)
         time.sleep(1)
 
@@ -78,6 +100,8 @@ def test_a_killed_service_comes_back(server, unit):
 BAD_INPUT = {
     "a bad type": (["-e", '{"airflow_parallelism": "many"}'], "airflow_parallelism"),
     "an unknown component": (["-e", '{"airflow_components": ["webserver"]}'], "airflow_components"),
+    "a name that no environment takes": (["-e", '{"airflow_variables": {"a-b": "c"}}'], "letters, digits"),
+    "a password for SSH": (["-e", "ansible_password=x"], "ssh-copy-id"),
     "a weak secret": (["-e", "airflow_admin_password=short"], "airflow_admin_password to at least 12"),
     "a malformed key": (["-e", "airflow_fernet_key=abc"], "airflow_fernet_key"),
     "a missing certificate": (["-e", "nginx_certificate_file=/nowhere.pem"], "nginx_certificate_file (/nowhere.pem)"),
