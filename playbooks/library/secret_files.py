@@ -30,6 +30,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+conflicts:
+  description: Encryption keys of which another one is in use; nothing was written.
+  type: list
+  returned: always
 secrets:
   description: Name to value.
   type: dict
@@ -88,13 +92,16 @@ def main() -> None:
         if not module.check_mode:
             os.makedirs(directory, exist_ok=True)
             close(directory, 0o700)
-    for name, secret in module.params["secrets"].items():
-        kept = read(os.path.join(directory, name))
-        if secret["kind"] == "fernet" and kept and secret["value"] not in ("", kept):
-            module.fail_json(
-                msg=f"{directory}/{name} holds another key than the given one, and the database's connections are "
-                "encrypted with it: leave the variable empty, or move that file away first"
-            )
+    conflicts = [
+        name
+        for name, secret in module.params["secrets"].items()
+        if secret["kind"] == "fernet"
+        and secret["value"]
+        and read(os.path.join(directory, name)) not in (None, secret["value"])
+    ]
+    if conflicts:
+        # Not a failure of this task, whose output is hidden, but for the next one to explain.
+        module.exit_json(changed=False, conflicts=conflicts, secrets={})
     for name, secret in module.params["secrets"].items():
         path = os.path.join(directory, name)
         kept = read(path)
@@ -108,7 +115,7 @@ def main() -> None:
             stream.write(values[name])
         close(path + ".new", 0o600)
         os.replace(path + ".new", path)
-    module.exit_json(changed=bool(changed), paths=changed, secrets=values)
+    module.exit_json(changed=bool(changed), conflicts=[], secrets=values)
 
 
 if __name__ == "__main__":

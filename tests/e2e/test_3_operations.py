@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import time
 
@@ -73,10 +74,18 @@ def test_a_run_that_was_cut_off_is_made_good_by_the_next(server):
 
 def test_another_encryption_key_is_refused(server):
     key = "A" * 43 + "="
-    refused = server.play(
-        "site.yml", "-e", f"airflow_fernet_key={key}", "-e", "airflow_secure_logging=false", succeeds=False
-    )
+    refused = server.play("site.yml", "-e", f"airflow_fernet_key={key}", succeeds=False)
     assert "holds another key" in refused.output and refused.changed == 0
+
+
+def test_without_a_certificate_one_is_made_and_kept(server):
+    server.run("rm /etc/nginx/tls/*")
+    assert server.play("site.yml", "--tags", "nginx", "-e", "nginx_certificate=self-signed").changed > 0
+    assert server.play("site.yml", "--tags", "nginx", "-e", "nginx_certificate=self-signed").changed == 0
+    served = ssl.get_server_certificate((server.instance.address, 443))
+    assert served.strip() in server.run("cat /etc/nginx/tls/certificate.pem")
+    server.play("site.yml", "--tags", "nginx")
+    assert server.session().get(f"{server.url}/api/v2/version").status_code == 200
 
 
 def test_a_bad_site_is_put_back_and_nginx_goes_on(server):
