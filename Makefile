@@ -43,7 +43,7 @@ lint: .venv/done ## Check the style of Python, YAML and Ansible
 .PHONY: unit
 unit: build/airflow/done ## Run the tests that need no machine
 	$(BIN)/pytest -q tests/policy
-	AIRFLOW_HOME=build/airflow/home PYTHONPATH=. build/airflow/bin/pytest -q tests/unit
+	AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=. build/airflow/bin/pytest -q tests/unit
 
 .PHONY: e2e
 e2e: setup ## Run the tests on machines of their own
