@@ -20,7 +20,7 @@ def modules(node: ast.AST) -> list[str]:
 def dags():
     from airflow.dag_processing.dagbag import DagBag
 
-    bag = DagBag(dag_folder=str(ROOT / "dags"), include_examples=False)
+    bag = DagBag(dag_folder=str(ROOT / "dags"))
     assert not bag.import_errors
     return bag.dags
 
