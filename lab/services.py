@@ -123,6 +123,8 @@ def _s3(lab: Lab) -> None:
     start(
         pid_file,
         [
+            # Its sockets have fixed names in /tmp, where a second lab's would take their place.
+            *["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /tmp && exec "$0" "$@"'],
             *[str(Path(sysconfig.get_path("scripts")) / "weed"), "server"],
             *[f"-dir={folder / 'data'}", f"-ip={lab.gateway}", f"-ip.bind={lab.gateway}"],
             *[f"-{name}.port={port}" for name, port in internal.items()],
