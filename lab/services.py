@@ -119,15 +119,17 @@ def _s3(lab: Lab) -> None:
     config.touch(mode=0o600)
     config.write_text(json.dumps({"identities": identities}))
     internal = {"master": 9333, "volume": 9340, "filer": 8888}
+    # Each gRPC port names a socket in /tmp, which two labs' stores must not share.
+    own = int(lab.subnet.network_address) // 256 % 1000
+    grpc = {"master": 20000 + own, "volume": 21000 + own, "filer": 22000 + own, "s3": 23000 + own}
     pid_file = folder / "process.pid"
     start(
         pid_file,
         [
-            # Its sockets have fixed names in /tmp, where a second lab's would take their place.
-            *["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /tmp && exec "$0" "$@"'],
             *[str(Path(sysconfig.get_path("scripts")) / "weed"), "server"],
             *[f"-dir={folder / 'data'}", f"-ip={lab.gateway}", f"-ip.bind={lab.gateway}"],
             *[f"-{name}.port={port}" for name, port in internal.items()],
+            *[f"-{name}.port.grpc={port}" for name, port in grpc.items()],
             *["-volume.max=300", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"],
             *["-s3", f"-s3.port={S3_PORT + 1}", f"-s3.port.https={S3_PORT}", "-s3.port.iceberg=0"],
             *[f"-s3.config={config}"],
