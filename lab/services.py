@@ -118,9 +118,9 @@ def _s3(lab: Lab) -> None:
     config = folder / "identities.json"
     config.touch(mode=0o600)
     config.write_text(json.dumps({"identities": identities}))
-    internal = {"master": 9333, "volume": 9340, "filer": 8888}
-    # Each gRPC port names a socket in /tmp, which two labs' stores must not share.
+    # Ports name sockets in /tmp, which two labs' stores must not share.
     own = int(lab.subnet.network_address) // 256 % 1000
+    internal = {"master": 9333, "volume": 9340, "filer": 24000 + own, "s3": 25000 + own}
     grpc = {"master": 20000 + own, "volume": 21000 + own, "filer": 22000 + own, "s3": 23000 + own}
     pid_file = folder / "process.pid"
     start(
@@ -131,7 +131,7 @@ def _s3(lab: Lab) -> None:
             *[f"-{name}.port={port}" for name, port in internal.items()],
             *[f"-{name}.port.grpc={port}" for name, port in grpc.items()],
             *["-volume.max=300", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"],
-            *["-s3", f"-s3.port={S3_PORT + 1}", f"-s3.port.https={S3_PORT}", "-s3.port.iceberg=0"],
+            *["-s3", f"-s3.port.https={S3_PORT}", "-s3.port.iceberg=0"],
             *[f"-s3.config={config}"],
             *[f"-s3.cert.file={lab.certificates / 'services.pem'}"],
             *[f"-s3.key.file={lab.certificates / 'services.key'}"],
