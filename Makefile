@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 PACKAGES := python3-venv git openssh-client iproute2 nftables systemd-container mmdebstrap arch-test \
-            debian-archive-keyring ca-certificates openssl chromium fonts-dejavu-core pebble
+            dnsmasq-base debian-archive-keyring ca-certificates openssl chromium fonts-dejavu-core pebble
 LAB := $(BIN)/python -m lab
 PLAYBOOK = $(BIN)/ansible-playbook -i $$($(LAB) inventory)
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -1,4 +1,4 @@
-"""The machine image: Debian as EC2 boots it, built once and cached."""
+"""The machine images: Debian as EC2 boots it, built once and cached."""
 
 from __future__ import annotations
 
@@ -13,19 +13,48 @@ from lab.run import run
 from lab.settings import CACHE
 
 PACKAGES = (
-    "systemd,systemd-sysv,dbus,libpam-systemd,openssh-server,python3,python3-apt,"
-    "sudo,iproute2,ca-certificates,apt-utils"
+    "systemd,systemd-sysv,systemd-resolved,dbus,libpam-systemd,openssh-server,python3,python3-apt,"
+    "sudo,iproute2,ca-certificates,apt-utils,cloud-init"
 )
 TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
-# What Debian's EC2 images have: the user "admin" with sudo, a network by DHCP or file, no root login.
-CUSTOMIZE = """set -eu
-chroot "$1" useradd --create-home --shell /bin/bash admin
-echo 'admin ALL=(ALL) NOPASSWD:ALL' > "$1/etc/sudoers.d/90-cloud-init-users"
-chmod 0440 "$1/etc/sudoers.d/90-cloud-init-users"
-rm -f "$1"/etc/ssh/ssh_host_* "$1/etc/machine-id"
+# What Debian's EC2 images have: an address by DHCP, the user "admin" with sudo by cloud-init, no root login.
+CLOUD = """\
+datasource_list: [Ec2]
+datasource: {Ec2: {strict_id: false, metadata_urls: ["http://169.254.169.254"]}}
+network: {config: disabled}
+manage_etc_hosts: true
+# Its hook for devices that come later wants udev, which a container does not run.
+updates: {network: {when: [boot]}}
+system_info:
+  default_user: {name: admin, sudo: ["ALL=(ALL) NOPASSWD:ALL"], shell: /bin/bash, lock_passwd: true}
+locale: false
+apt: {preserve_sources_list: true}
+"""
+NETWORK = """\
+[Match]
+Type=ether
+
+[Network]
+DHCP=ipv4
+
+[DHCPv4]
+UseDomains=yes
+"""
+CUSTOMIZE = f"""set -eu
+cat > "$1/etc/cloud/cloud.cfg.d/10_ec2.cfg" <<'END'
+{CLOUD}END
+cat > "$1/etc/systemd/network/10-ec2.network" <<'END'
+{NETWORK}END
+rm -f "$1"/etc/ssh/ssh_host_* "$1/etc/machine-id" "$1/etc/hostname" "$1/etc/resolv.conf"
 touch "$1/etc/machine-id"
-chroot "$1" systemctl enable systemd-networkd
-chroot "$1" systemctl mask systemd-networkd-wait-online
+# cloud-init knows EC2 by the hypervisor's UUID, which a container cannot have. It also asks before the network is up,
+# by a DHCP client of its own, which only costs time here.
+source="$1/usr/lib/python3/dist-packages/cloudinit/sources/DataSourceEc2.py"
+echo ec2e1916-9099-7caf-fd21-0123456789ab > "$1/etc/ec2-uuid"
+sed -i 's|"/sys/hypervisor/uuid"|"/etc/ec2-uuid"|; /(DataSourceEc2Local, /d' "$source"
+grep -q /etc/ec2-uuid "$source"
+ln -s ../run/systemd/resolve/stub-resolv.conf "$1/etc/resolv.conf"
+chroot "$1" systemctl enable systemd-networkd systemd-networkd-wait-online systemd-resolved
 """
 
 

@@ -3,114 +3,108 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab import image, network
-from lab.run import run, start, stop, wait_for
-from lab.settings import CACHE, Instance, Lab, LabError
+import psutil
+
+from lab import image
+from lab.run import process, run, start, stop
+from lab.settings import CACHE, Lab
 
 # What systemd-nspawn exits with when the machine inside asked for a reboot.
 REBOOT = 133
 
 
-def _folder(lab: Lab, instance: Instance) -> Path:
-    return lab.state / "instances" / instance.name
+@dataclass(frozen=True)
+class Machine:
+    """What EC2 knows of an instance and its hypervisor must know: memory in bytes, the address from DHCP."""
+
+    id: str
+    suite: str
+    mac: str
+    memory: int
 
 
-def _pid_file(lab: Lab, instance: Instance) -> Path:
-    return _folder(lab, instance) / "machine.pid"
+def folder(lab: Lab, identity: str) -> Path:
+    """Where the instance lives on this machine."""
+    return lab.instances / identity
 
 
-def ssh(lab: Lab, instance: Instance) -> list[str]:
-    """The ssh command that reaches the instance, host key checked."""
-    options = [f"UserKnownHostsFile={lab.known_hosts}", "IdentitiesOnly=yes", "LogLevel=ERROR"]
-    return [
-        *["ssh", "-i", str(lab.private_key)],
-        *[word for option in options for word in ("-o", option)],
-        f"admin@{instance.address}",
-    ]
+def _pid_file(lab: Lab, identity: str) -> Path:
+    return folder(lab, identity) / "machine.pid"
 
 
-def up(lab: Lab, instance: Instance) -> None:
-    """Boot the instance unless it runs, and wait until it answers over SSH."""
-    folder = _folder(lab, instance)
-    root = folder / "root"
+def known(lab: Lab) -> set[str]:
+    """The ids of all instances that have something on this machine."""
+    return {path.name for path in lab.instances.glob("i-*")}
+
+
+def runs(lab: Lab, identity: str) -> bool:
+    """Whether the machine is on."""
+    return process(_pid_file(lab, identity)) is not None
+
+
+def up(lab: Lab, machine: Machine) -> None:
+    """Switch the machine on, with a new disk where it has none."""
+    root = folder(lab, machine.id) / "root"
     if not os.path.ismount(root):
-        _mount(lab, instance, root)
-    start(
-        _pid_file(lab, instance),
-        [sys.executable, "-m", "lab", "machine", instance.name],
-        {"LAB_NAME": lab.name, "LAB_SUBNET": str(lab.subnet), "LAB_SUITES": ",".join(lab.suites)},
-    )
-
-    def answers() -> bool:
-        command = [*ssh(lab, instance), "systemctl is-system-running --wait >/dev/null; true"]
-        command[1:1] = ["-o", "ConnectTimeout=2"]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-    wait_for(
-        f"the instance {instance.name} ({instance.address})",
-        answers,
-        seconds=120,
-        log=_pid_file(lab, instance).with_suffix(".log"),
-    )
+        layer, work = root.with_name("layer"), root.with_name("work")
+        for path in (layer, work, root):
+            path.mkdir(parents=True, exist_ok=True)
+        base = image.image(machine.suite)
+        run("mount", "-t", "overlay", "airstrip", "-o", f"lowerdir={base},upperdir={layer},workdir={work}", root)
+    (root.with_name("machine.json")).write_text(json.dumps(asdict(machine)))
+    start(_pid_file(lab, machine.id), [sys.executable, "-m", "lab", "machine", machine.id], lab.environment)
 
 
-def _mount(lab: Lab, instance: Instance, root: Path) -> None:
-    base = image.image(instance.suite)
-    layer, work = root.with_name("layer"), root.with_name("work")
-    for path in (layer, work, root):
-        path.mkdir(parents=True, exist_ok=True)
-    run("mount", "-t", "overlay", "airstrip", "-o", f"lowerdir={base},upperdir={layer},workdir={work}", root)
-    if (root / "etc/hostname").exists() and (root / "etc/ssh/ssh_host_ed25519_key").exists():
-        return
-    hosts = f"127.0.0.1 localhost\n{instance.address} {instance.name}\n{lab.gateway} lab\n"
-    resolvers = network.nameservers()
-    files = {
-        "etc/hostname": f"{instance.name}\n",
-        "etc/hosts": hosts,
-        "etc/resolv.conf": "".join(f"nameserver {address}\n" for address in resolvers),
-        "etc/systemd/network/10-host0.network": (
-            f"[Match]\nName=host0\n[Network]\nAddress={instance.address}/{lab.subnet.prefixlen}\n"
-            f"Gateway={lab.gateway}\n"
-        ),
-    }
-    for path, text in files.items():
-        (root / path).unlink(missing_ok=True)
-        (root / path).write_text(text)
-    keys = root / "home/admin/.ssh"
-    keys.mkdir(mode=0o700, exist_ok=True)
-    (keys / "authorized_keys").write_text(lab.private_key.with_suffix(".pub").read_text())
-    run("chroot", root, "chown", "-R", "admin:admin", "/home/admin/.ssh")
-    run("chroot", root, "ssh-keygen", "-A")
-    public = (root / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()
-    known = lab.known_hosts.read_text().splitlines() if lab.known_hosts.exists() else []
-    known = [line for line in known if not line.startswith(f"{instance.address} ")]
-    lab.known_hosts.write_text("\n".join([*known, f"{instance.address} {public[0]} {public[1]}", ""]))
-
-
-def _cgroups(lab: Lab, instance: Instance) -> list[Path]:
+def _cgroups(lab: Lab, identity: str) -> list[Path]:
     """The machine's own control group in every hierarchy of this host."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    return [Path(words[1]) / f"{lab.name}-{instance.name}" for words in mounts if words[2] in ("cgroup", "cgroup2")]
+    return [Path(words[1]) / f"{lab.name}-{identity}" for words in mounts if words[2] in ("cgroup", "cgroup2")]
 
 
-def boot(lab: Lab, instance: Instance) -> int:
-    """Run the machine in the foreground, through its reboots, until it powers off."""
+def _enter_cgroups(lab: Lab, machine: Machine) -> None:
     # In a shared group systemd would find, and stop, the processes of another machine's units.
-    for group in _cgroups(lab, instance):
+    for group in _cgroups(lab, machine.id):
         group.mkdir(exist_ok=True)
+        for limit in ("memory.limit_in_bytes", "memory.max"):
+            with contextlib.suppress(OSError):
+                (group / limit).write_text(str(machine.memory))
         # A v1 cpuset takes no process before it has CPUs; nothing in the lab needs one.
         with contextlib.suppress(OSError):
             (group / "cgroup.procs").write_text("0")
+
+
+def _plug_in(lab: Lab, machine: Machine) -> Path:
+    """Give the machine a network of its own with the card that EC2 gave it; return the namespace."""
+    name = f"{lab.name}-{machine.id}"
+    namespace = Path("/run/netns", name)
+    cable = f"h{machine.id[-10:]}"
+    if not Path("/sys/class/net", cable).exists():
+        subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+        run("ip", "netns", "add", name)
+        card = ["name", "ens5", "address", machine.mac, "netns", name]
+        run("ip", "link", "add", cable, "type", "veth", "peer", *card)
+        run("ip", "link", "set", cable, "master", lab.bridge, "up")
+        # The instances talk to the router alone, which passes on what their security groups admit.
+        run("ip", "link", "set", cable, "type", "bridge_slave", "isolated", "on")
+    return namespace
+
+
+def boot(lab: Lab, identity: str) -> int:
+    """Run the machine in the foreground, through its reboots, until it powers off."""
+    machine = Machine(**json.loads((folder(lab, identity) / "machine.json").read_text()))
+    _enter_cgroups(lab, machine)
     caches = {
-        CACHE / "apt" / instance.suite: "/var/cache/apt/archives",
-        CACHE / "uv" / instance.suite: "/var/cache/uv",
+        CACHE / "apt" / machine.suite: "/var/cache/apt/archives",
+        CACHE / "uv" / machine.suite: "/var/cache/uv",
     }
     for path in caches:
         path.mkdir(parents=True, exist_ok=True)
@@ -118,48 +112,54 @@ def boot(lab: Lab, instance: Instance) -> int:
     propagate.mkdir(parents=True, exist_ok=True)
     if not os.path.ismount(propagate):
         run("mount", "-t", "tmpfs", "tmpfs", propagate)
-    command = [
-        *["systemd-nspawn", "--quiet", f"--directory={_folder(lab, instance) / 'root'}", "--boot"],
-        *["--register=no", "--keep-unit", "--resolv-conf=off", "--console=pipe", "--link-journal=no"],
-        *[f"--network-bridge={lab.bridge}", f"--machine={lab.name}-{instance.name}"],
-        *[f"--bind={source}:{target}" for source, target in caches.items()],
-    ]
     stopping = False
     code = REBOOT
     while code == REBOOT and not stopping:
-        machine = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        command = [
+            *["systemd-nspawn", "--quiet", f"--directory={folder(lab, identity) / 'root'}", "--boot"],
+            *["--register=no", "--keep-unit", "--resolv-conf=off", "--console=pipe", "--link-journal=no"],
+            *[f"--network-namespace-path={_plug_in(lab, machine)}", "--capability=CAP_NET_ADMIN"],
+            f"--machine={lab.name}-{identity}",
+            *[f"--bind={source}:{target}" for source, target in caches.items()],
+        ]
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
         def power_off(*_: object) -> None:
             nonlocal stopping
             stopping = True
-            machine.send_signal(signal.SIGTERM)  # noqa: B023 (the machine that runs now is meant)
+            child.send_signal(signal.SIGTERM)  # noqa: B023 (the machine that runs now is meant)
+
+        def reboot(*_: object) -> None:
+            # What Ctrl-Alt-Del is to the machine's systemd.
+            psutil.Process(child.pid).children()[0].send_signal(signal.SIGINT)  # noqa: B023
 
         signal.signal(signal.SIGTERM, power_off)
-        code = machine.wait()
+        signal.signal(signal.SIGHUP, reboot)
+        code = child.wait()
     return code
 
 
-def power_off(lab: Lab, instance: Instance) -> None:
+def reboot(lab: Lab, identity: str) -> None:
+    """Press the machine's reset button."""
+    supervisor = process(_pid_file(lab, identity))
+    if supervisor:
+        supervisor.send_signal(signal.SIGHUP)
+
+
+def power_off(lab: Lab, identity: str) -> None:
     """Stop the machine; what it wrote stays."""
-    stop(_pid_file(lab, instance))
+    stop(_pid_file(lab, identity))
 
 
-def down(lab: Lab, instance: Instance) -> None:
+def down(lab: Lab, identity: str) -> None:
     """Stop the machine and take away all it wrote."""
-    power_off(lab, instance)
-    root = _folder(lab, instance) / "root"
+    power_off(lab, identity)
+    root = folder(lab, identity) / "root"
     while os.path.ismount(root):
         run("umount", root)
-    for group in _cgroups(lab, instance):
-        for folder, _, _ in os.walk(group, topdown=False):
+    subprocess.run(["ip", "netns", "delete", f"{lab.name}-{identity}"], capture_output=True, check=False)
+    for group in _cgroups(lab, identity):
+        for path, _, _ in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):
-                os.rmdir(folder)
-    shutil.rmtree(_folder(lab, instance), ignore_errors=True)
-
-
-def named(lab: Lab, name: str) -> Instance:
-    """The lab's instance of that name."""
-    for instance in lab.instances:
-        if instance.name == name:
-            return instance
-    raise LabError(f"no instance {name}; there are: {', '.join(i.name for i in lab.instances)}")
+                os.rmdir(path)
+    shutil.rmtree(folder(lab, identity), ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The inventory that Ansible reads: one folder an instance, all components on that host."""
+"""The inventory that Ansible reads: production's own, with the lab's endpoints and credentials."""
 
 from __future__ import annotations
 
@@ -8,35 +8,38 @@ from pathlib import Path
 import yaml
 
 from lab import services
-from lab.settings import BUCKET, USERNAMES, Instance, Lab
+from lab.settings import ARCHITECTURE, BUCKET, REGION, USERNAMES, Lab
 
-GROUPS = Path(__file__).parent.parent / "inventory" / "production" / "groups.yml"
+PRODUCTION = Path(__file__).parent.parent / "inventory" / "production"
 
 
-def path(lab: Lab, instance: Instance) -> Path:
+def path(lab: Lab, stack: str = "airstrip") -> Path:
     """The folder to give to `ansible-playbook -i`."""
-    return lab.inventory / instance.name
+    return lab.inventory / stack
 
 
-def write(lab: Lab, instance: Instance) -> Path:
-    """Write the inventory: the groups of production, the lab's host, its endpoints and credentials."""
-    folder = path(lab, instance)
+def write(lab: Lab, stack: str = "airstrip", **settings: str) -> Path:
+    """Write the inventory of a stack; `settings` are variables beside or instead of these."""
+    folder = path(lab, stack)
     (folder / "group_vars").mkdir(mode=0o700, parents=True, exist_ok=True)
-    shutil.copy(GROUPS, folder / "groups.yml")
-    keys = services.s3_keys(lab, "instance")
-    host = {
-        "ansible_host": instance.address,
-        "ansible_user": "admin",
-        "ansible_ssh_private_key_file": str(lab.private_key),
-        "ansible_ssh_common_args": f"-o UserKnownHostsFile={lab.known_hosts} -o IdentitiesOnly=yes",
-    }
+    shutil.copy(PRODUCTION / "groups.yml", folder)
+    plugin = (PRODUCTION / "aws_ec2.yml").read_text().replace("tag:airstrip: airstrip", f"tag:airstrip: {stack}")
+    (folder / "aws_ec2.yml").write_text(plugin)
+    authority = services.authority(lab)
     variables = {
-        "base_certificate_authorities": [services.authority(lab).read_text()],
-        "nginx_server_names": [instance.address, instance.name],
+        "aws_name": stack,
+        "aws_region": REGION,
+        "aws_instance_type": {"x86_64": "t3.small", "arm64": "t4g.small"}[ARCHITECTURE],
+        "aws_public_key_file": str(lab.private_key.with_suffix(".pub")),
+        "aws_ssh_cidrs": [f"{lab.gateway}/32"],
+        "aws_bucket": BUCKET,
+        "ansible_ssh_private_key_file": str(lab.private_key),
+        "ansible_ssh_extra_args": f"-o UserKnownHostsFile={lab.known_hosts} -o IdentitiesOnly=yes",
+        "base_certificate_authorities": [authority.read_text()],
         "nginx_certificate": "supplied",
-        "nginx_certificate_file": str(lab.certificates / f"{instance.name}.pem"),
-        "nginx_certificate_key_file": str(lab.certificates / f"{instance.name}.key"),
-        "airflow_variables": {"x_usernames": ",".join(USERNAMES), "x_bucket": BUCKET},
+        "nginx_certificate_file": f"{lab.certificates}/{{{{ ansible_host }}}}.pem",
+        "nginx_certificate_key_file": f"{lab.certificates}/{{{{ ansible_host }}}}.key",
+        "airflow_variables": {"x_usernames": ",".join(USERNAMES), "x_bucket": "{{ aws_bucket }}"},
         "airflow_connections": {
             "x_api": {
                 "conn_type": "http",
@@ -45,17 +48,13 @@ def write(lab: Lab, instance: Instance) -> Path:
             },
         },
         "airflow_task_environment": {
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": services.aws_endpoint(lab),
             "AWS_ENDPOINT_URL_S3": services.s3_endpoint(lab),
-            "AWS_DEFAULT_REGION": "eu-central-1",
-            "AWS_ACCESS_KEY_ID": keys["id"],
-            "AWS_SECRET_ACCESS_KEY": keys["secret"],
         },
+        **settings,
     }
-    _write(folder / "hosts.yml", {"airstrip": {"hosts": {instance.name: host}}})
-    _write(folder / "group_vars" / "all.yml", variables)
-    return folder
-
-
-def _write(file: Path, content: dict) -> None:
+    file = folder / "group_vars" / "all.yml"
     file.touch(mode=0o600)
-    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    file.write_text(yaml.safe_dump(variables, sort_keys=False))
+    return folder

@@ -1,50 +1,117 @@
-"""The lab's network: one bridge, with NAT to wherever this machine can reach."""
+"""The lab's network: a bridge on which this machine is the router, with NAT, DHCP and names."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
-from lab.run import run
-from lab.settings import Lab, LabError
+from lab.run import run, start, wait_for
+from lab.settings import METADATA_PORT, REGION, Lab, LabError
 
-
-def nameservers() -> list[str]:
-    """The resolvers of this machine that an instance can reach too."""
-    for path in (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")):
-        if path.exists():
-            lines = [line.split() for line in path.read_text().splitlines()]
-            found = [words[1] for words in lines if words[:1] == ["nameserver"]]
-            usable = [address for address in found if not address.startswith(("127.", "::1"))]
-            if usable:
-                return usable
-    raise LabError("no resolver but loopback in /etc/resolv.conf: add a 'nameserver ADDRESS' line to it")
-
-
-def _exists(lab: Lab) -> bool:
-    return Path("/sys/class/net", lab.bridge).exists()
+DOMAIN = f"{REGION}.compute.internal"
 
 
 def up(lab: Lab) -> None:
-    """Make the bridge and its NAT; take over what an earlier run left."""
-    if not _exists(lab):
-        routes = run("ip", "-4", "route", "show", "root", str(lab.subnet))
-        if routes.strip():
-            raise LabError(f"{lab.subnet} is in use here ({routes.strip()}): set LAB_SUBNET=10.204.0.0/24")
+    """Make the bridge and its name server; take over what an earlier run left."""
+    if not Path("/sys/class/net", lab.bridge).exists():
+        for network in (lab.subnet, lab.public_subnet):
+            routes = run("ip", "-4", "route", "show", "root", str(network))
+            if routes.strip():
+                raise LabError(f"{network} is in use here ({routes.strip()}): set LAB_SUBNET=10.204.0.0/24")
         run("ip", "link", "add", lab.bridge, "type", "bridge")
     run("ip", "addr", "replace", f"{lab.gateway}/{lab.subnet.prefixlen}", "dev", lab.bridge)
     run("ip", "link", "set", lab.bridge, "up")
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    run("ip", "route", "replace", str(lab.public_subnet), "dev", lab.bridge)
+    settings = Path("/proc/sys/net/ipv4")
+    (settings / "ip_forward").write_text("1")
+    # The instances see only the router, as in a VPC: it answers for their neighbours and filters what it passes on.
+    (settings / "conf" / lab.bridge / "proxy_arp_pvlan").write_text("1")
+    (settings / "conf" / lab.bridge / "send_redirects").write_text("0")
+    filter_traffic(lab, {}, {})
+    _names(lab)
+
+
+def _names(lab: Lab) -> None:
+    folder = lab.state / "dnsmasq"
+    for name in ("leases", "names"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    pid_file = folder / "process.pid"
+    start(
+        pid_file,
+        [
+            *["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--log-facility=-"],
+            *[f"--interface={lab.bridge}", "--bind-interfaces", "--except-interface=lo", "--no-hosts"],
+            *[f"--dhcp-range={lab.subnet.network_address},static,{lab.subnet.netmask},infinite", "--leasefile-ro"],
+            *[f"--dhcp-hostsdir={folder / 'leases'}", f"--hostsdir={folder / 'names'}", f"--domain={DOMAIN}"],
+            "--dhcp-authoritative",
+        ],
+    )
+    wait_for("dnsmasq", lambda: "started" in pid_file.with_suffix(".log").read_text(), 10, pid_file.with_suffix(".log"))
+
+
+def name(lab: Lab, mac: str, address: str) -> None:
+    """Give the owner of a MAC address its IP address and its name."""
+    folder = lab.state / "dnsmasq"
+    host = f"ip-{address.replace('.', '-')}"
+    # dnsmasq reads new files by itself and warns of files that it read before.
+    for kind, text in {"leases": f"{mac},{address},{host},infinite", "names": f"{address} {host}.{DOMAIN}"}.items():
+        file = folder / kind / host
+        if not file.exists() or file.read_text() != text + "\n":
+            file.write_text(text + "\n")
+
+
+def filter_traffic(lab: Lab, groups: dict[str, list[str]], public: dict[str, str]) -> None:
+    """Let in what the security groups admit and nothing else.
+
+    `groups` has the accepted traffic of each private address as nft matches; `public` maps public to private addresses.
+    """
     table = f"airstrip_{lab.name}"
+    addresses = ", ".join(f"{outside} : {inside}" for outside, inside in public.items())
+    chains = "".join(
+        f"chain to_{address.replace('.', '_')} {{\n"
+        + "".join(f"{match} accept\n" for match in matches)
+        + "}\n"
+        for address, matches in groups.items()
+    )
+    jumps = ", ".join(f"{address} : jump to_{address.replace('.', '_')}" for address in groups)
     run(
         *["nft", "-f", "-"],
         stdin=f"""
         table ip {table}
         delete table ip {table}
         table ip {table} {{
+          map public {{
+            type ipv4_addr : ipv4_addr
+            {f"elements = {{ {addresses} }}" if addresses else ""}
+          }}
+          chain prerouting {{
+            type nat hook prerouting priority dstnat;
+            iifname {lab.bridge} ip daddr 169.254.169.254 tcp dport 80 dnat to {lab.gateway}:{METADATA_PORT}
+            dnat to ip daddr map @public
+          }}
+          chain output_nat {{
+            type nat hook output priority -100;
+            dnat to ip daddr map @public
+          }}
           chain postrouting {{
             type nat hook postrouting priority srcnat;
-            ip saddr {lab.subnet} ip daddr != {lab.subnet} masquerade
+            ip saddr {lab.subnet} oifname != {lab.bridge} masquerade
+          }}
+          {chains}
+          chain instances {{
+            ct state established,related accept
+            udp sport 67 udp dport 68 ip saddr {lab.gateway} accept
+            {f"ip daddr vmap {{ {jumps} }}" if jumps else ""}
+            drop
+          }}
+          chain forward {{
+            type filter hook forward priority filter;
+            ip daddr {lab.subnet} jump instances
+          }}
+          chain output {{
+            type filter hook output priority filter;
+            ip daddr {lab.gateway} accept
+            ip daddr {lab.subnet} jump instances
           }}
         }}
         """,
@@ -52,7 +119,7 @@ def up(lab: Lab) -> None:
 
 
 def down(lab: Lab) -> None:
-    """Take away the bridge and the NAT of this lab."""
+    """Take away the bridge and the rules of this lab."""
     for command in (
         ["nft", "delete", "table", "ip", f"airstrip_{lab.name}"],
         ["ip", "link", "delete", lab.bridge],

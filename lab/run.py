@@ -18,11 +18,11 @@ def run(*command: str | Path, stdin: str | None = None) -> str:
     """Run a command and return its output; a failure carries what the command said."""
     result = subprocess.run([str(word) for word in command], input=stdin, text=True, capture_output=True, check=False)
     if result.returncode:
-        raise LabError(f"{' '.join(map(str, command))}: {(result.stderr or result.stdout).strip()[-2000:]}")
+        raise LabError(f"{' '.join(map(str, command))[:200]}: {(result.stderr or result.stdout).strip()[-2000:]}")
     return result.stdout
 
 
-def _process(pid_file: Path) -> psutil.Process | None:
+def process(pid_file: Path) -> psutil.Process | None:
     """The process a pid file names, if it is still that very process."""
     try:
         pid, started = pid_file.read_text().split()
@@ -36,7 +36,7 @@ def _process(pid_file: Path) -> psutil.Process | None:
 
 def start(pid_file: Path, command: list[str], environment: dict[str, str] | None = None) -> bool:
     """Start a background process unless it runs; tell whether it was started."""
-    if _process(pid_file):
+    if process(pid_file):
         return False
     pid_file.parent.mkdir(parents=True, exist_ok=True)
     with pid_file.with_suffix(".log").open("w") as log:
@@ -54,13 +54,13 @@ def start(pid_file: Path, command: list[str], environment: dict[str, str] | None
 
 def stop(pid_file: Path, seconds: float = 60) -> None:
     """Stop a background process that `start` began, gently first."""
-    process = _process(pid_file)
-    if process:
-        process.send_signal(signal.SIGTERM)
+    running = process(pid_file)
+    if running:
+        running.send_signal(signal.SIGTERM)
         try:
-            process.wait(seconds)
+            running.wait(seconds)
         except psutil.TimeoutExpired:
-            family = [*process.children(recursive=True), process]
+            family = [*running.children(recursive=True), running]
             for each in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.kill()

@@ -1,7 +1,8 @@
-"""What the instances reach on the lab's own address: an S3 store and the X API stand-in."""
+"""What the instances reach on the lab's own address: AWS with its S3 store, and the X API stand-in."""
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 import socket
@@ -9,19 +10,24 @@ import ssl
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import boto3
 import trustme
 from botocore.exceptions import ClientError
 
 from lab.run import start, wait_for
-from lab.settings import BUCKET, S3_PORT, X_API_PORT, Lab
+from lab.settings import ACCOUNT, AWS_PORT, REGION, S3_PORT, X_API_PORT, Lab, LabError
+
+# The store knows one role, which may do all; each session of it is narrowed to the policies of an instance's role.
+STORE_ROLE = f"arn:aws:iam::{ACCOUNT}:role/instance"
 
 
 def up(lab: Lab) -> None:
-    """Start both services and make the bucket."""
+    """Start all services."""
     _certificates(lab)
     _s3(lab)
+    _aws(lab)
     _x_api(lab)
 
 
@@ -38,27 +44,52 @@ def x_api_endpoint(lab: Lab) -> str:
     return f"https://{lab.gateway}:{X_API_PORT}"
 
 
-def s3_keys(lab: Lab, identity: str) -> dict[str, str]:
-    """An access key and its secret, made once: of the `operator`, or of the `instance` for the bucket alone."""
-    return json.loads(_secret(lab, f"s3/{identity}.json", lambda: json.dumps({"id": _word(20), "secret": _word(40)})))
+def aws_endpoint(lab: Lab) -> str:
+    return f"https://{lab.gateway}:{AWS_PORT}"
+
+
+def operator_keys(lab: Lab) -> dict[str, str]:
+    """The access key of the account's owner and its secret, made once."""
+    return json.loads(_secret(lab, "aws/operator.json", lambda: json.dumps({"id": _word(20), "secret": _word(40)})))
+
+
+def operator_environment(lab: Lab) -> dict[str, str]:
+    """What the AWS tools of the account's owner read: the only difference to AWS."""
+    keys = operator_keys(lab)
+    return {
+        "AWS_ENDPOINT_URL": aws_endpoint(lab),
+        "AWS_CA_BUNDLE": str(authority(lab)),
+        "AWS_ACCESS_KEY_ID": keys["id"],
+        "AWS_SECRET_ACCESS_KEY": keys["secret"],
+        "AWS_DEFAULT_REGION": REGION,
+    }
+
+
+def client(lab: Lab, service: str):
+    """The owner's boto3 client for one service of the lab's AWS."""
+    keys = operator_keys(lab)
+    return boto3.client(
+        service,
+        endpoint_url=s3_endpoint(lab) if service == "s3" else aws_endpoint(lab),
+        region_name=REGION,
+        aws_access_key_id=keys["id"],
+        aws_secret_access_key=keys["secret"],
+        verify=str(authority(lab)),
+    )
+
+
+def instance(lab: Lab, stack: str) -> dict[str, Any]:
+    """The running instance of a stack as EC2 describes it."""
+    filters = [{"Name": "tag:airstrip", "Values": [stack]}, {"Name": "instance-state-name", "Values": ["running"]}]
+    found = client(lab, "ec2").describe_instances(Filters=filters)["Reservations"]
+    if not found:
+        raise LabError(f"no instance of {stack} runs: run `make lab`")
+    return found[0]["Instances"][0]
 
 
 def x_bearer_token(lab: Lab) -> str:
     """The token that the X API stand-in accepts, made once."""
     return _secret(lab, "x_api/bearer_token", lambda: _word(40))
-
-
-def s3_client(lab: Lab):
-    """The operator's boto3 client for the lab's store."""
-    keys = s3_keys(lab, "operator")
-    return boto3.client(
-        "s3",
-        endpoint_url=s3_endpoint(lab),
-        region_name="eu-central-1",
-        aws_access_key_id=keys["id"],
-        aws_secret_access_key=keys["secret"],
-        verify=str(authority(lab)),
-    )
 
 
 def _word(length: int) -> str:
@@ -78,21 +109,25 @@ def _certificates(lab: Lab) -> None:
     folder = lab.certificates
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     ca_key = folder / "ca.key"
-    if ca_key.exists():
-        ca = trustme.CA.from_pem(authority(lab).read_bytes(), ca_key.read_bytes())
-    else:
+    if not ca_key.exists():
         ca = trustme.CA(organization_name=f"Airstrip lab {lab.name}")
         ca.cert_pem.write_to_path(authority(lab))
         ca.private_key_pem.write_to_path(ca_key)
-    names = {"services": [lab.gateway, "lab", "localhost"]}
-    names |= {instance.name: [instance.address, instance.name] for instance in lab.instances}
-    for name, identities in names.items():
-        if not (folder / f"{name}.key").exists():
-            certificate = ca.issue_cert(*identities)
-            (folder / f"{name}.pem").write_bytes(b"".join(b.bytes() for b in certificate.cert_chain_pems))
-            certificate.private_key_pem.write_to_path(folder / f"{name}.key")
+    certify(lab, "services", [lab.gateway, "lab", "localhost"])
     for key in folder.glob("*.key"):
         key.chmod(0o600)
+
+
+def certify(lab: Lab, name: str, identities: list[str]) -> None:
+    """Issue a certificate of the lab's authority, unless there is one."""
+    file = lab.certificates / f"{name}.pem"
+    if file.exists():
+        return
+    ca = trustme.CA.from_pem(authority(lab).read_bytes(), (lab.certificates / "ca.key").read_bytes())
+    certificate = ca.issue_cert(*identities)
+    certificate.private_key_pem.write_to_path(file.with_suffix(".key"))
+    file.with_suffix(".key").chmod(0o600)
+    file.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
 
 
 def listens(lab: Lab, port: int) -> bool:
@@ -109,53 +144,75 @@ def listens(lab: Lab, port: int) -> bool:
 def _s3(lab: Lab) -> None:
     folder = lab.state / "s3"
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    actions = {"operator": ["Admin"], "instance": [f"{verb}:{BUCKET}" for verb in ("Read", "Write", "List")]}
-    identities = []
-    for name, allowed in actions.items():
-        keys = s3_keys(lab, name)
-        credentials = [{"accessKey": keys["id"], "secretKey": keys["secret"]}]
-        identities.append({"name": name, "credentials": credentials, "actions": allowed})
-    config = folder / "identities.json"
-    config.touch(mode=0o600)
-    config.write_text(json.dumps({"identities": identities}))
+    keys = operator_keys(lab)
+    credentials = [{"accessKey": keys["id"], "secretKey": keys["secret"]}]
+    anybody = [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": ["sts:AssumeRole"]}]
+    everything = [{"Effect": "Allow", "Action": ["s3:*"], "Resource": ["*"]}]
+    configuration = {
+        "identities": {"identities": [{"name": "operator", "credentials": credentials, "actions": ["Admin"]}]},
+        "roles": {
+            "sts": {
+                "tokenDuration": "1h",
+                "maxSessionLength": "12h",
+                "issuer": "lab",
+                "signingKey": base64.b64encode(_secret(lab, "s3/signing", lambda: _word(32)).encode()).decode(),
+            },
+            "policy": {"defaultEffect": "Deny", "storeType": "memory"},
+            "roleStore": {"storeType": "memory"},
+            "policies": [{"name": "everything", "document": {"Version": "2012-10-17", "Statement": everything}}],
+            "roles": [
+                {
+                    "roleName": "instance",
+                    "roleArn": STORE_ROLE,
+                    "trustPolicy": {"Version": "2012-10-17", "Statement": anybody},
+                    "attachedPolicies": ["everything"],
+                }
+            ],
+        },
+    }
+    for name, content in configuration.items():
+        (folder / f"{name}.json").touch(mode=0o600)
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    # Without a key of its own the store refuses to encrypt a bucket.
+    (folder / "security.toml").touch(mode=0o600)
+    (folder / "security.toml").write_text(f'[s3.sse]\nkek = "{_secret(lab, "s3/kek", lambda: _word(64))}"\n')
     # Ports name sockets in /tmp, which two labs' stores must not share.
-    own = int(lab.subnet.network_address) // 256 % 1000
-    internal = {"master": 9333, "volume": 9340, "filer": 24000 + own, "s3": 25000 + own}
-    grpc = {"master": 20000 + own, "volume": 21000 + own, "filer": 22000 + own, "s3": 23000 + own}
+    internal = {"master": 9333, "volume": 9340, "filer": 24000 + lab.number, "s3": 25000 + lab.number}
+    grpc = {"master": 20000 + lab.number, "volume": 21000 + lab.number, "filer": 22000 + lab.number, "s3": 23000 + lab.number}
     pid_file = folder / "process.pid"
     start(
         pid_file,
         [
-            *[str(Path(sysconfig.get_path("scripts")) / "weed"), "server"],
+            *[str(Path(sysconfig.get_path("scripts")) / "weed"), f"-config_dir={folder}", "server"],
             *[f"-dir={folder / 'data'}", f"-ip={lab.gateway}", f"-ip.bind={lab.gateway}"],
             *[f"-{name}.port={port}" for name, port in internal.items()],
             *[f"-{name}.port.grpc={port}" for name, port in grpc.items()],
             *["-volume.max=300", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"],
             *["-s3", f"-s3.port.https={S3_PORT}", "-s3.port.iceberg=0"],
-            *[f"-s3.config={config}"],
+            *[f"-s3.config={folder / 'identities.json'}", f"-s3.iam.config={folder / 'roles.json'}"],
             *[f"-s3.cert.file={lab.certificates / 'services.pem'}"],
             *[f"-s3.key.file={lab.certificates / 'services.key'}"],
         ],
     )
     log = pid_file.with_suffix(".log")
     wait_for("the S3 store", lambda: listens(lab, S3_PORT), 60, log)
-    s3 = s3_client(lab)
+    s3 = client(lab, "s3")
 
-    def bucket() -> bool:
+    def answers() -> bool:
+        # The filer elects its leader some seconds after the port opens.
         try:
-            s3.create_bucket(Bucket=BUCKET)
-        except s3.exceptions.BucketAlreadyOwnedByYou:
-            pass
+            s3.head_bucket(Bucket="elected")
         except ClientError as error:
-            if error.response["Error"]["Code"] == "BucketAlreadyExists":
-                return True
-            # The filer elects its leader some seconds after the port opens.
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
-                return False
-            raise
+            return error.response["ResponseMetadata"]["HTTPStatusCode"] < 500
         return True
 
-    wait_for("the bucket", bucket, 60, log)
+    wait_for("the S3 store", answers, 60, log)
+
+
+def _aws(lab: Lab) -> None:
+    pid_file = lab.state / "aws" / "process.pid"
+    start(pid_file, [sys.executable, "-m", "lab.ec2"], lab.environment)
+    wait_for("AWS", lambda: listens(lab, AWS_PORT), 60, pid_file.with_suffix(".log"))
 
 
 def _x_api(lab: Lab) -> None:

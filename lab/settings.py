@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
 
-SUITES = {"bookworm": 12, "trixie": 13}
+SUITES = {"12": "bookworm", "13": "trixie"}
+ARCHITECTURE = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+ACCOUNT = "123456789012"
+REGION = "eu-central-1"
 CACHE = Path("/var/cache/airstrip")
 STATE = Path("/var/lib/airstrip")
 BUCKET = "airstrip-lab"
 USERNAMES = ["ada_airfield", "runway_rita", "tower_tom"]
+AWS_PORT = 8300
+METADATA_PORT = 8301
 S3_PORT = 8333
 X_API_PORT = 8443
 
@@ -21,30 +27,32 @@ class LabError(Exception):
 
 
 @dataclass(frozen=True)
-class Instance:
-    """One machine of the lab: a name, a Debian suite and an address on the bridge."""
-
-    name: str
-    suite: str
-    address: str
-
-
-@dataclass(frozen=True)
 class Lab:
     """A lab. Two labs on one machine differ in name and in subnet."""
 
     name: str = field(default_factory=lambda: os.environ.get("LAB_NAME", "airstrip"))
     subnet: IPv4Network = field(default_factory=lambda: IPv4Network(os.environ.get("LAB_SUBNET", "10.203.0.0/24")))
-    suites: tuple[str, ...] = field(default_factory=lambda: tuple(os.environ.get("LAB_SUITES", "trixie").split(",")))
 
     def __post_init__(self) -> None:
         if not self.name.isalnum() or len(self.name) > 9:
             raise LabError(f"LAB_NAME={self.name}: use at most 9 letters and digits, e.g. LAB_NAME=airstrip2")
-        unknown = set(self.suites) - set(SUITES)
-        if unknown:
-            raise LabError(
-                f"LAB_SUITES={','.join(self.suites)}: choose from {', '.join(SUITES)}, e.g. LAB_SUITES=trixie,bookworm"
-            )
+        if self.subnet.prefixlen != 24:
+            raise LabError(f"LAB_SUBNET={self.subnet}: use a network of 256 addresses, e.g. LAB_SUBNET=10.204.0.0/24")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process of this lab must be told."""
+        return {"LAB_NAME": self.name, "LAB_SUBNET": str(self.subnet)}
+
+    @property
+    def number(self) -> int:
+        """One of 512, of which labs with neighbouring subnets have different ones."""
+        return int(self.subnet.network_address) // 256 % 512
+
+    @property
+    def public_subnet(self) -> IPv4Network:
+        """The public addresses, of the range that RFC 2544 keeps for tests."""
+        return list(IPv4Network("198.18.0.0/15").subnets(new_prefix=24))[self.number]
 
     @property
     def state(self) -> Path:
@@ -56,16 +64,8 @@ class Lab:
 
     @property
     def gateway(self) -> str:
-        """The lab's own address, where the instances find S3 and the X API."""
+        """The lab's own address: the router of the instances, AWS and the X API."""
         return str(self.subnet.network_address + 1)
-
-    @property
-    def instances(self) -> list[Instance]:
-        """One instance a suite, named by its Debian version."""
-        return [
-            Instance(f"debian{SUITES[suite]}", suite, str(self.subnet.network_address + SUITES[suite]))
-            for suite in self.suites
-        ]
 
     @property
     def private_key(self) -> Path:
@@ -82,3 +82,7 @@ class Lab:
     @property
     def certificates(self) -> Path:
         return self.state / "certificates"
+
+    @property
+    def instances(self) -> Path:
+        return self.state / "instances"

@@ -1,0 +1,180 @@
+"""What stands behind the API: it makes the machines, addresses and closed ports that the API promises.
+
+Run as a process of its own: `python -m lab.ec2`. moto remembers in memory, so that the account ends with the process.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from typing import Any
+
+import boto3
+
+from lab import instance as machines
+from lab import metadata, network, services
+from lab.aws import Api, bootable, policies
+from lab.settings import AWS_PORT, METADATA_PORT, REGION, Lab
+
+NOTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}
+
+
+class Credentials:
+    """Temporary keys of roles, which the S3 store honours under the role's policies of the API."""
+
+    def __init__(self, lab: Lab, api: Api) -> None:
+        keys = services.operator_keys(lab)
+        self.api = api
+        self.given: dict[str, tuple[str, float, dict[str, str]]] = {}
+        self.sts = boto3.client(
+            "sts",
+            endpoint_url=services.s3_endpoint(lab),
+            region_name=REGION,
+            aws_access_key_id=keys["id"],
+            aws_secret_access_key=keys["secret"],
+            verify=str(services.authority(lab)),
+        )
+
+    def mint(self, role: str) -> dict[str, str]:
+        """The role's credentials: the same for half an hour, but new ones once its policies changed."""
+        statements = [
+            statement
+            for document in policies(role)
+            for statement in (
+                document["Statement"] if isinstance(document["Statement"], list) else [document["Statement"]]
+            )
+        ]
+        policy = json.dumps({**NOTHING, "Statement": statements} if statements else NOTHING)
+        known = self.given.get(role)
+        if not known or known[0] != policy or known[1] < time.monotonic():
+            answer = self.sts.assume_role(
+                RoleArn=services.STORE_ROLE, RoleSessionName=role, DurationSeconds=3600, Policy=policy
+            )["Credentials"]
+            fresh = {
+                "AccessKeyId": answer["AccessKeyId"],
+                "SecretAccessKey": answer["SecretAccessKey"],
+                "Token": answer["SessionToken"],
+                "Expiration": answer["Expiration"].strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
+            self.api.sessions[fresh["AccessKeyId"]] = role
+            known = self.given[role] = (policy, time.monotonic() + 1800, fresh)
+        return known[2]
+
+
+class Hypervisor:
+    """Holds machines, names and rules against the API, again and again."""
+
+    def __init__(self, lab: Lab, api: Api) -> None:
+        self.lab, self.api = lab, api
+        self.booted: set[str] = set()
+        self.rules: Any = None
+
+    def tend(self) -> None:
+        """Make what is equal to what the API says."""
+        from moto.ec2.models.instance_types import INSTANCE_TYPES
+
+        wanted = {each.id: each for each in self.api.ec2.all_instances()}
+        alive = {each for each, instance in wanted.items() if instance.state != "terminated"}
+        self._filter([wanted[each] for each in alive])
+        for gone in machines.known(self.lab) - alive:
+            machines.down(self.lab, gone)
+            self.booted.discard(gone)
+        while self.api.reboots:
+            machines.reboot(self.lab, self.api.reboots.pop())
+        for each in alive:
+            instance = wanted[each]
+            on = machines.runs(self.lab, each)
+            if instance.state == "stopped":
+                if on:
+                    machines.power_off(self.lab, each)
+                self.booted.discard(each)
+            elif each in self.booted and not on:
+                # Switched off from inside: EC2 notices and calls it stopped.
+                self.booted.discard(each)
+                instance.stop()
+            elif not on:
+                card = instance.nics[0]
+                image = self.api.ec2.describe_images(ami_ids=[instance.image_id])[0]
+                memory = INSTANCE_TYPES[instance.instance_type]["MemoryInfo"]["SizeInMiB"] * 1024**2
+                network.name(self.lab, card.mac_address, card.private_ip_address)
+                machine = machines.Machine(each, bootable(image.name), card.mac_address, memory)
+                if not machine.suite:
+                    print(f"lab: {image.name} does not boot on this machine", flush=True)
+                    instance.stop()
+                    continue
+                machines.up(self.lab, machine)
+                self.booted.add(each)
+
+    def _filter(self, instances: list[Any]) -> None:
+        groups: dict[str, list[str]] = {}
+        public = {}
+        members: dict[str, list[str]] = {}
+        for instance in instances:
+            for group in instance.nics[0].group_set:
+                members.setdefault(group.id, []).append(instance.private_ip)
+        for instance in instances:
+            matches = [
+                match
+                for group in instance.nics[0].group_set
+                for rule in group.ingress_rules
+                for match in accepted(rule, members)
+            ]
+            groups[instance.private_ip] = sorted(set(matches))
+            if instance.public_ip:
+                public[instance.public_ip] = instance.private_ip
+                self._certify(instance)
+        if (groups, public) != self.rules:
+            network.filter_traffic(self.lab, groups, public)
+            self.rules = (groups, public)
+
+    def _certify(self, instance: Any) -> None:
+        """Issue the certificate that the owner of a public address could get for it."""
+        services.certify(self.lab, instance.public_ip, [instance.public_ip, instance.private_ip])
+
+
+def accepted(rule: Any, members: dict[str, list[str]]) -> list[str]:
+    """One rule of a security group as nft matches, one a source; `members` has the addresses in each group."""
+    sources = members.get(rule.source_group.get("GroupId"), []) + ([rule.cidr_ipv4] if rule.cidr_ipv4 else [])
+    match rule.ip_protocol:
+        case "-1":
+            traffic = ""
+        case "icmp":
+            traffic = "ip protocol icmp"
+        case "tcp" | "udp":
+            traffic = f"{rule.ip_protocol} dport {rule.from_port}-{rule.to_port}"
+        case _:
+            return []
+    return [f"ip saddr {source} {traffic}" for source in sources]
+
+
+def main() -> None:
+    """Serve the lab that the environment names, until told to stop."""
+    lab = Lab()
+    certificate = lab.certificates / "services.pem"
+    api = Api(
+        lab.state / "aws",
+        services.operator_keys(lab)["id"],
+        services.s3_endpoint(lab),
+        str(services.authority(lab)),
+        lab.subnet,
+        lab.public_subnet,
+    )
+    # Machines of an account that is forgotten belong to nobody.
+    hypervisor = Hypervisor(lab, api)
+    hypervisor.tend()
+    metadata.serve(api, lab.gateway, METADATA_PORT, Credentials(lab, api).mint)
+    api.serve(lab.gateway, AWS_PORT, certificate)
+    print("serving", flush=True)
+    while True:
+        try:
+            hypervisor.tend()
+        except Exception:
+            # One sick machine must not take the others along; the log is what `make lab` shows.
+            traceback.print_exc()
+            time.sleep(5)
+        time.sleep(0.3)
+
+
+if __name__ == "__main__":
+    main()
