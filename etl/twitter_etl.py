@@ -170,10 +170,15 @@ def store(filesystem: Any, bucket: str, key: str, content: bytes) -> str:
     path = f"{bucket}/{key}"
     try:
         filesystem.pipe_file(path, content)
-    except (FileNotFoundError, PermissionError) as error:
+    except FileNotFoundError as error:
         raise BucketRefused(
-            f"S3 does not take {path} ({error}): create the bucket {bucket}, allow this host's role to write "
-            "to it, or correct airflow_variables.x_bucket"
+            f"there is no bucket {bucket} ({error}): make it with playbooks/provision.yml, or correct "
+            "airflow_variables.x_bucket"
+        ) from error
+    except PermissionError as error:
+        raise BucketRefused(
+            f"S3 refuses this host to write {path} (AccessDenied: {error}): give its role the policy again with "
+            "playbooks/provision.yml, add the prefix to aws_bucket_prefixes, or correct airflow_variables.x_bucket"
         ) from error
     return f"s3://{path}"
 

@@ -76,8 +76,8 @@ def bootable(name: str) -> str:
 class Api:
     """AWS for the owner of the operator's key, and for the roles of instances what their policies allow.
 
-    `store` is the S3 store's address; without it moto keeps S3 too. `faults` names API actions that fail, each with
-    AWS's code and message.
+    `store` is the S3 store's address; without it moto keeps S3 too. `faults` names actions (RunInstances) and S3
+    buckets (/name) that fail, each with AWS's code and message.
     """
 
     folder: Path
@@ -168,8 +168,9 @@ class Api:
             refusal = self._refusal(key, service, action, body)
             if refusal:
                 return _error(environ, start, 403, *refusal)
-        if action in self.faults:
-            return _error(environ, start, 400, *self.faults[action])
+        for place, fault in self.faults.items():
+            if place in {action, environ["PATH_INFO"]}:
+                return _error(environ, start, 403 if place.startswith("/") else 400, *fault)
         if service == "ec2" and region not in self.regions:
             return _error(environ, start, 400, "InvalidRegion", f"There is no region {region}")
         if service in {"s3", ""} and self.store:
@@ -262,12 +263,13 @@ def _action(environ: dict[str, Any], body: bytes) -> str:
 
 def _error(environ: dict[str, Any], start: Start, status: int, code: str, message: str) -> Iterable[bytes]:
     """Refuse in the dialect of the service."""
+    detail = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    body = f"<ErrorResponse>{detail}</ErrorResponse>"
     if environ.get("HTTP_X_AMZ_TARGET"):
         body = json.dumps({"__type": code, "message": message})
-    else:
-        detail = f"<Code>{code}</Code><Message>{message}</Message>"
-        body = f"<Response><Errors><Error>{detail}</Error></Errors><RequestID>0</RequestID></Response>"
-        if b"ec2" not in environ.get("HTTP_AUTHORIZATION", "").encode():
-            body = f"<ErrorResponse><Error><Type>Sender</Type>{detail}</Error></ErrorResponse>"
+    elif "/ec2/" in environ.get("HTTP_AUTHORIZATION", ""):
+        body = f"<Response><Errors>{detail}</Errors><RequestID>0</RequestID></Response>"
+    elif environ["PATH_INFO"] != "/":
+        body = detail
     start(f"{status} Refused", [("Content-Type", "application/xml")])
     return [body.encode()]

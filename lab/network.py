@@ -27,7 +27,6 @@ def up(lab: Lab) -> None:
     # The instances see only the router, as in a VPC: it answers for their neighbours and filters what it passes on.
     (settings / "conf" / lab.bridge / "proxy_arp_pvlan").write_text("1")
     (settings / "conf" / lab.bridge / "send_redirects").write_text("0")
-    filter_traffic(lab, {}, {})
     _names(lab)
 
 

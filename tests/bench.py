@@ -73,7 +73,9 @@ def fresh(lab: Lab) -> Server:
     """A machine on which nothing was installed."""
     commands.down(lab)
     commands.up(lab)
-    return Server(lab, lab.instances[0])
+    server = Server(lab, "airstrip")
+    server.play("provision.yml")
+    return server
 
 
 def tutorial(server: Server) -> dict[str, float]:
@@ -164,7 +166,7 @@ def main(names: list[str]) -> None:
     if unknown:
         sys.exit(f"bench: no group {', '.join(unknown)}: NAME is one of {', '.join(groups)}")
     figures = json.loads(RESULTS.read_text()) if RESULTS.exists() and names else {}
-    lab = Lab("stripbnch", IPv4Network("10.203.2.0/24"), ("trixie",))
+    lab = Lab("stripbnch", IPv4Network("10.203.2.0/24"))
     wanted = names or list(groups)
     try:
         server = fresh(lab)

@@ -1,4 +1,4 @@
-"""A lab of the tests' own, and one machine in it for the whole story."""
+"""A lab of the tests' own, and one machine of its EC2 for the whole story."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -14,9 +15,8 @@ import pytest
 import requests
 
 from lab import __main__ as commands
-from lab import instance as machines
 from lab import inventory, services
-from lab.settings import Instance, Lab
+from lab.settings import Lab
 
 ROOT = Path(__file__).parents[2]
 ARTEFACTS = ROOT / "build" / "e2e"
@@ -31,7 +31,7 @@ class Play:
 
     @property
     def changed(self) -> int:
-        return int(re.search(r"changed=(\d+)", self.output)[1])
+        return sum(map(int, re.findall(r"changed=(\d+)", self.output)))
 
     @property
     def changed_tasks(self) -> list[str]:
@@ -40,28 +40,44 @@ class Play:
 
 
 class Server:
-    """One machine of the lab, used as an operator uses it."""
+    """One machine of the lab, used as an operator uses it; `settings` are variables of its inventory."""
 
-    def __init__(self, lab: Lab, instance: Instance) -> None:
-        self.lab, self.instance = lab, instance
-        self.url = f"https://{instance.address}"
+    def __init__(self, lab: Lab, stack: str, **settings: str) -> None:
+        self.lab, self.stack = lab, stack
+        self.inventory = inventory.write(lab, stack, **settings)
+
+    @property
+    def instance(self) -> dict:
+        """What EC2 says of it."""
+        return services.instance(self.lab, self.stack)
+
+    @cached_property
+    def address(self) -> str:
+        return self.instance["PublicIpAddress"]
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.address}"
+
+    def aws(self, service: str):
+        """The account owner's client."""
+        return services.client(self.lab, service)
 
     def play(self, playbook: str, *arguments: str, succeeds: bool = True) -> Play:
         """Run a playbook with the very command of the README."""
-        where = ["-i", str(inventory.path(self.lab, self.instance))]
-        command = ["ansible-playbook", *where, f"playbooks/{playbook}", *arguments]
-        environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+        command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}", *arguments]
+        environment = {**os.environ, **services.operator_environment(self.lab), "ANSIBLE_NOCOLOR": "1"}
         result = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
         play = Play(result.returncode, result.stdout + result.stderr)
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
-        with (ARTEFACTS / f"{self.instance.name}.log").open("a") as log:
+        with (ARTEFACTS / f"{self.stack}.log").open("a") as log:
             log.write(f"$ {shlex.join(command)}\n{play.output}\n")
         assert (play.code == 0) == succeeds, play.output[-6000:]
         return play
 
     def run(self, command: str, check: bool = True) -> str:
         """Run a shell command on the machine as root."""
-        ssh = [*machines.ssh(self.lab, self.instance), "sudo", "bash", "-c", shlex.quote(command)]
+        ssh = [*commands.ssh(self.lab, self.stack), "sudo", "bash", "-c", shlex.quote(command)]
         result = subprocess.run(ssh, text=True, errors="replace", capture_output=True, check=False)
         assert not check or result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
         return result.stdout
@@ -91,7 +107,7 @@ class Server:
 @pytest.fixture(scope="session")
 def lab():
     """Fresh machines; with KEEP_LAB=1 those of the last run, which stay up for the next."""
-    lab = Lab("striptest", IPv4Network("10.203.1.0/24"), ("trixie", "bookworm"))
+    lab = Lab("striptest", IPv4Network("10.203.1.0/24"))
     keep = os.environ.get("KEEP_LAB")
     if not keep:
         commands.down(lab)
@@ -103,12 +119,21 @@ def lab():
 
 @pytest.fixture(scope="session")
 def server(lab) -> Server:
-    """The Debian 13 machine, deployed to from nothing."""
-    server = Server(lab, machines.named(lab, "debian13"))
+    """The Debian 13 machine, made on EC2 and deployed to from nothing."""
+    server = Server(lab, "debian13")
+    server.play("provision.yml")
     # A look before the first change must work where nothing is installed yet.
     server.play("site.yml", "--check", "--diff")
     server.play("site.yml")
     return server
+
+
+@pytest.fixture(scope="session")
+def machine(lab) -> Server:
+    """A Debian 12 machine of another installation in the same account."""
+    machine = Server(lab, "debian12", aws_debian_release="12", aws_bucket="airstrip-other")
+    machine.play("provision.yml")
+    return machine
 
 
 @pytest.hookimpl(wrapper=True)
@@ -120,5 +145,5 @@ def pytest_runtest_makereport(item, call):
         for value in getattr(item, "funcargs", {}).values():
             if isinstance(value, Server):
                 journal = value.run("journalctl --no-pager -b -n 3000", check=False)
-                (ARTEFACTS / f"{item.name}-{value.instance.name}.journal").write_text(journal)
+                (ARTEFACTS / f"{item.name}-{value.stack}.journal").write_text(journal)
     return report

@@ -82,7 +82,7 @@ def test_without_a_certificate_one_is_made_and_kept(server):
     server.run("rm /etc/nginx/tls/*")
     assert server.play("site.yml", "--tags", "nginx", "-e", "nginx_certificate=self-signed").changed > 0
     assert server.play("site.yml", "--tags", "nginx", "-e", "nginx_certificate=self-signed").changed == 0
-    served = ssl.get_server_certificate((server.instance.address, 443))
+    served = ssl.get_server_certificate((server.address, 443))
     assert served.strip() in server.run("cat /etc/nginx/tls/certificate.pem")
     server.play("site.yml", "--tags", "nginx")
     assert server.session().get(f"{server.url}/api/v2/version").status_code == 200

@@ -7,8 +7,7 @@ import ssl
 
 import pytest
 
-from lab import instance as machines
-from lab import inventory, services
+from lab import services
 from lab.run import start, stop, wait_for
 from tests.e2e.conftest import Server
 
@@ -16,7 +15,7 @@ DOMAIN = "airflow.lab.test"
 
 
 @pytest.fixture(scope="module")
-def pebble(lab):
+def pebble(lab, machine):
     """An ACME authority on the lab's address, whose resolver knows the test's domain."""
     folder = lab.state / "pebble"
     folder.mkdir(exist_ok=True)
@@ -34,9 +33,8 @@ def pebble(lab):
         }
     }
     (folder / "pebble.json").write_text(json.dumps(settings))
-    address = machines.named(lab, "debian12").address
     resolver = ["pebble-challtestsrv", "-dns01", f"{lab.gateway}:8053", "-management", f"{lab.gateway}:8055"]
-    resolver += ["-defaultIPv4", address, "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", ""]
+    resolver += ["-defaultIPv4", machine.address, "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", ""]
     start(folder / "resolver.pid", resolver)
     authority = ["pebble", "-config", str(folder / "pebble.json"), "-dnsserver", f"{lab.gateway}:8053"]
     start(folder / "pebble.pid", authority, {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "5"})
@@ -47,33 +45,32 @@ def pebble(lab):
 
 
 @pytest.fixture(scope="module")
-def server(lab, pebble):
+def server(machine, pebble) -> Server:
     """Deployed to from nothing, with the variables that a user with a domain sets."""
-    server = Server(lab, machines.named(lab, "debian12"))
     variables = {
         "nginx_server_names": [DOMAIN],
         "nginx_certificate": "acme",
         "nginx_acme_email": "operator@lab.test",
         "nginx_acme_directory": pebble,
     }
-    (inventory.path(lab, server.instance) / "group_vars" / "airstrip.json").write_text(json.dumps(variables))
-    server.play("site.yml")
-    return server
+    (machine.inventory / "group_vars" / "airstrip.json").write_text(json.dumps(variables))
+    machine.play("site.yml")
+    return machine
 
 
 def test_the_certificate_is_of_the_acme_authority(server):
     live = f"/etc/letsencrypt/live/{DOMAIN}/fullchain.pem"
     text = server.run(f"openssl x509 -noout -issuer -ext subjectAltName -in {live}")
     assert "Pebble" in text and f"DNS:{DOMAIN}" in text
-    served = ssl.get_server_certificate((server.instance.address, 443))
+    served = ssl.get_server_certificate((server.address, 443))
     assert served.strip() in server.run(f"cat {live}")
 
 
 def test_it_renews_and_nginx_takes_the_new_one(server):
-    before = ssl.get_server_certificate((server.instance.address, 443))
+    before = ssl.get_server_certificate((server.address, 443))
     trust = "REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt"
     server.run(f"{trust} certbot renew --force-renewal --no-random-sleep-on-renew --quiet")
-    assert ssl.get_server_certificate((server.instance.address, 443)) != before
+    assert ssl.get_server_certificate((server.address, 443)) != before
 
 
 def test_second_run_changes_nothing(server):

@@ -143,12 +143,16 @@ def test_both_dialects_of_the_api_are_read():
     assert (row["text"], row["retweet_count"], row["post_id"]) == ("the whole", 2, "7")
 
 
-def test_a_missing_bucket_names_the_variable():
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(FileNotFoundError("gone"), r"no bucket nowhere.*x_bucket"), (PermissionError("no"), r"AccessDenied.*provision.yml")],
+)
+def test_a_bucket_that_takes_nothing_names_the_fix(error, words):
     class Filesystem:
         def pipe_file(self, path, content):
-            raise FileNotFoundError("The specified bucket does not exist")
+            raise error
 
-    with pytest.raises(twitter_etl.BucketRefused, match=r"nowhere.*x_bucket"):
+    with pytest.raises(twitter_etl.BucketRefused, match=words):
         twitter_etl.store(Filesystem(), "nowhere", twitter_etl.object_key(DAY), b"")
 
 

@@ -1,0 +1,166 @@
+"""provision.yml and destroy.yml against an AWS without machines: one story, in this order."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.aws.conftest import BUCKET
+
+ROLE = "airstrip-eu-central-1"
+
+
+def instances(account) -> list[dict]:
+    """All that was not terminated."""
+    found = account.client("ec2").describe_instances()["Reservations"]
+    every = [instance for reservation in found for instance in reservation["Instances"]]
+    return [instance for instance in every if instance["State"]["Name"] != "terminated"]
+
+
+def bucket(account) -> dict:
+    s3 = account.client("s3")
+    return {
+        "public": s3.get_public_access_block(Bucket=BUCKET)["PublicAccessBlockConfiguration"],
+        "versions": s3.get_bucket_versioning(Bucket=BUCKET)["Status"],
+        "policy": s3.get_bucket_policy(Bucket=BUCKET)["Policy"],
+        "lifecycle": s3.get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"],
+        "encryption": s3.get_bucket_encryption(Bucket=BUCKET)["ServerSideEncryptionConfiguration"]["Rules"],
+    }
+
+
+def open_ports(account) -> set[tuple]:
+    found = account.client("ec2").describe_security_groups(Filters=[{"Name": "group-name", "Values": ["airstrip"]}])
+    rules = found["SecurityGroups"][0]["IpPermissions"]
+    return {(rule["FromPort"], source["CidrIp"]) for rule in rules for source in rule["IpRanges"]}
+
+
+BAD_INPUT = {
+    "nobody may log in": ({"aws_ssh_cidrs": []}, {}, "aws_ssh_cidrs is empty"),
+    "a network with host bits": ({"aws_ssh_cidrs": ["10.0.0.1/8"]}, {}, "write 10.0.0.0/8"),
+    "no network at all": ({"aws_allowed_cidrs": ["everybody"]}, {}, "198.51.100.7/32"),
+    "no bucket": ({"aws_bucket": ""}, {}, "aws_bucket is empty"),
+    "a name that S3 refuses": ({"aws_bucket": "Bad_Name"}, {}, "my-company-airstrip"),
+    "no prefix": ({"aws_bucket_prefixes": []}, {}, "aws_bucket_prefixes"),
+    "a prefix that is none": ({"aws_bucket_prefixes": ["*"]}, {}, "end with a slash"),
+    "a disk too small": ({"aws_volume_size": 4}, {}, "8 to 16384 GiB"),
+    "no key file": ({"aws_public_key_file": "/nowhere.pub"}, {}, "ssh-keygen -t ed25519"),
+    "a name outside the zone": ({"aws_dns_name": "a.example.org"}, {}, "hosted zone aws_dns_zone (example.com)"),
+    "an unknown release": ({"aws_debian_release": "11"}, {}, "aws_debian_release"),
+    "no credentials": ({}, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "aws configure"),
+    "credentials of nobody": ({}, {"AWS_ACCESS_KEY_ID": "somebody"}, "aws configure"),
+    "an unknown region": ({"aws_region": "eu-nowhere-9"}, {}, "Set aws_region to one"),
+}
+
+
+@pytest.mark.parametrize(("variables", "environment", "words"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_wrong_input_stops_before_the_first_change_and_names_the_fix(account, variables, environment, words):
+    play = account.play("provision.yml", "-e", json.dumps(variables), succeeds=False, **environment)
+    assert words in " ".join(play.output.split()), play.output[-3000:]
+    assert play.changed == 0 and not instances(account)
+
+
+def test_a_look_ahead_makes_nothing(account):
+    assert account.play("provision.yml", "--check", "--diff").changed > 5
+    assert not instances(account) and not account.client("s3").list_buckets()["Buckets"]
+    assert not account.client("iam").list_instance_profiles()["InstanceProfiles"]
+
+
+def test_a_taken_bucket_name_is_said_plainly(account):
+    account.api.faults[f"/{BUCKET}"] = ("AccessDenied", "Access Denied")
+    refused = account.play("provision.yml", succeeds=False)
+    account.api.faults.clear()
+    assert "belongs to somebody else: set another aws_bucket" in " ".join(refused.output.split()), refused.output
+    assert not instances(account)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("Unsupported", "set another aws_instance_type"), ("VcpuLimitExceeded", "ask for a higher quota")],
+)
+def test_what_aws_lacks_is_said_with_the_way_out(account, code, words):
+    account.api.faults["RunInstances"] = (code, "AWS says no")
+    refused = account.play("provision.yml", succeeds=False)
+    account.api.faults.clear()
+    assert words in " ".join(refused.output.split()) and not instances(account)
+
+
+def test_it_makes_what_the_variables_say(account):
+    zone = account.client("route53").create_hosted_zone(Name="example.com", CallerReference="1")["HostedZone"]["Id"]
+    account.play("provision.yml")
+    (instance,) = instances(account)
+    image = account.client("ec2").describe_images(ImageIds=[instance["ImageId"]])["Images"][0]
+    # A look-alike of another owner has a later date in its name.
+    assert image["OwnerId"] == "136693071363" and image["Name"].startswith("debian-13-amd64-2026")
+    assert instance["MetadataOptions"]["HttpTokens"] == "required"
+    assert instance["IamInstanceProfile"]["Arn"].endswith(f"/{ROLE}") and instance["KeyName"] == "airstrip"
+    records = account.client("route53").list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
+    (record,) = [each for each in records if each["Type"] == "A"]
+    assert record["ResourceRecords"] == [{"Value": instance["PublicIpAddress"]}]
+    (disk,) = account.client("ec2").describe_volumes()["Volumes"]
+    assert (disk["Size"], disk["VolumeType"], disk["Encrypted"]) == (30, "gp3", True)
+    assert open_ports(account) == {(80, "0.0.0.0/0"), (443, "0.0.0.0/0"), (22, "198.51.100.7/32")}
+    (address,) = account.client("ec2").describe_addresses()["Addresses"]
+    assert address["PublicIp"] == instance["PublicIpAddress"]
+    found = bucket(account)
+    assert all(found["public"].values()) and found["versions"] == "Enabled" and "aws:SecureTransport" in found["policy"]
+    assert found["lifecycle"][0]["NoncurrentVersionExpiration"]["NoncurrentDays"] == 30
+    assert found["encryption"][0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+
+
+def test_a_second_run_changes_nothing_even_with_a_newer_image(account):
+    (before,) = instances(account)
+    account.api.publish("debian-13-amd64-20261201-2290", "ami-0newer00000000000")
+    for flags in ([], ["--check", "--diff"]):
+        again = account.play("provision.yml", *flags)
+        assert again.changed == 0, again.changed_tasks
+    assert [each["InstanceId"] for each in instances(account)] == [before["InstanceId"]]
+
+
+def test_drift_is_shown_and_one_run_repairs_it(account):
+    ec2, s3, iam = (account.client(service) for service in ("ec2", "s3", "iam"))
+    before = bucket(account), open_ports(account)
+    (group,) = instances(account)[0]["SecurityGroups"]
+    rule = {"IpProtocol": "tcp", "FromPort": 8080, "ToPort": 8080, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+    ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=[rule])
+    s3.delete_public_access_block(Bucket=BUCKET)
+    s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
+    iam.attach_role_policy(RoleName=ROLE, PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess")
+    everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    iam.put_role_policy(RoleName=ROLE, PolicyName="backdoor", PolicyDocument=json.dumps(everything))
+    shown = account.play("provision.yml", "--check", "--diff")
+    for trace in ("8080", "the public access block, versioning", "backdoor"):
+        assert trace in shown.output, f"--check --diff does not show {trace}"
+    assert "TASK [aws : Keep the instance's role] " + "*" * 41 in shown.changed_tasks, shown.changed_tasks
+    account.play("provision.yml")
+    assert (bucket(account), open_ports(account)) == before
+    assert iam.list_attached_role_policies(RoleName=ROLE)["AttachedPolicies"] == []
+    assert iam.list_role_policies(RoleName=ROLE)["PolicyNames"] == ["airstrip"]
+
+
+def test_destroy_wants_its_name_and_respects_protection(account):
+    assert "nothing was destroyed" in account.play("destroy.yml", "-e", "confirm=other", succeeds=False).output
+    identity = instances(account)[0]["InstanceId"]
+    protect = account.client("ec2").modify_instance_attribute
+    protect(InstanceId=identity, DisableApiTermination={"Value": True})
+    words = ["-e", "confirm=airstrip", "-e", "aws_destroy_data=true"]
+    assert "is protected" in account.play("destroy.yml", *words, succeeds=False).output
+    protect(InstanceId=identity, DisableApiTermination={"Value": False})
+    assert len(instances(account)) == 1
+
+
+def test_destroy_leaves_nothing(account):
+    words = ["-e", "confirm=airstrip", "-e", "aws_destroy_data=true"]
+    account.play("destroy.yml", *words)
+    ec2, iam = account.client("ec2"), account.client("iam")
+    assert not instances(account) and not ec2.describe_volumes()["Volumes"]
+    assert not ec2.describe_addresses()["Addresses"] and not ec2.describe_key_pairs()["KeyPairs"]
+    assert [group["GroupName"] for group in ec2.describe_security_groups()["SecurityGroups"]] == ["default"]
+    assert not iam.list_roles()["Roles"] and not iam.list_instance_profiles()["InstanceProfiles"]
+    with pytest.raises(ClientError):
+        account.client("s3").head_bucket(Bucket=BUCKET)
+    zones = account.client("route53").list_hosted_zones()["HostedZones"]
+    records = account.client("route53").list_resource_record_sets(HostedZoneId=zones[0]["Id"])["ResourceRecordSets"]
+    assert {record["Type"] for record in records} == {"NS", "SOA"}
+    assert account.play("destroy.yml", *words).changed == 0

@@ -1,0 +1,149 @@
+"""What AWS adds: the role's credentials, security groups, stop and start, and the end of an installation."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from lab import services
+from lab.instance import known
+from lab.settings import BUCKET
+
+ROLE = "debian13-eu-central-1"
+POLICY = "airstrip"
+# Runs on the host with what boto3 finds there by itself.
+REACH = """
+import boto3, sys
+from botocore.exceptions import ClientError
+session = boto3.Session()
+print("method", session.get_credentials().method)
+s3 = session.client("s3")
+calls = {
+    "write inside": lambda: s3.put_object(Bucket="BUCKET", Key="curated/test", Body=b"x"),
+    "read inside": lambda: s3.get_object(Bucket="BUCKET", Key="curated/test"),
+    "list inside": lambda: s3.list_objects_v2(Bucket="BUCKET", Prefix="curated/"),
+    "write outside": lambda: s3.put_object(Bucket="BUCKET", Key="elsewhere/test", Body=b"x"),
+    "list outside": lambda: s3.list_objects_v2(Bucket="BUCKET", Prefix=""),
+    "delete inside": lambda: s3.delete_object(Bucket="BUCKET", Key="curated/test"),
+    "write to another": lambda: s3.put_object(Bucket="airstrip-other", Key="curated/test", Body=b"x"),
+    "loosen the policy": lambda: s3.delete_bucket_policy(Bucket="BUCKET"),
+    "start machines": lambda: session.client("ec2").describe_instances(),
+    "read secrets": lambda: session.client("ssm").get_parameter(Name="/airflow/connections/x_api"),
+}
+for name, call in calls.items():
+    try:
+        call()
+        print(name, "allowed")
+    except ClientError as error:
+        print(name, error.response["Error"]["Code"])
+"""
+
+
+def python(server, program: str) -> str:
+    """Run Python of Airflow's virtualenv on the host, told of the lab's addresses only."""
+    endpoints = {
+        "AWS_ENDPOINT_URL": services.aws_endpoint(server.lab),
+        "AWS_ENDPOINT_URL_S3": services.s3_endpoint(server.lab),
+        "AWS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+    }
+    settings = " ".join(f"{name}={value}" for name, value in endpoints.items())
+    return server.run(f"env -i {settings} /opt/airflow/venv/bin/python - <<'END'\n{program}\nEND")
+
+
+def test_the_role_reaches_its_prefix_and_nothing_else(server, machine):
+    said = dict(line.rsplit(" ", 1) for line in python(server, REACH.replace("BUCKET", BUCKET)).splitlines())
+    assert said.pop("method") == "iam-role"
+    allowed = {"write inside", "read inside", "list inside"}
+    assert {name for name, answer in said.items() if answer == "allowed"} == allowed
+    assert all(answer.startswith("AccessDenied") for name, answer in said.items() if name not in allowed), said
+
+
+def test_no_key_of_aws_lies_on_the_host(server):
+    tasks = server.run("cat /etc/airflow/secrets/tasks.env")
+    assert "AWS_ENDPOINT_URL_S3" in tasks and "AWS_ACCESS_KEY_ID" not in tasks and "AWS_SECRET" not in tasks
+    assert server.run("ls -d /root/.aws /home/*/.aws /var/lib/airflow*/.aws 2>/dev/null; true") == ""
+
+
+def test_the_metadata_service_wants_a_token(server):
+    ask = "import urllib.request as u\ntry: u.urlopen('http://169.254.169.254/latest/meta-data/', timeout=5)\n"
+    assert "401" in python(server, ask + "except Exception as error: print(error.code)")
+
+
+def test_without_its_policy_the_run_fails_and_says_so(server):
+    server.aws("iam").delete_role_policy(RoleName=ROLE, PolicyName=POLICY)
+    assert "store_csv" in server.play("run.yml", "-e", "dag=twitter", succeeds=False).output
+    log = server.run("grep -rh AccessDenied /var/log/airflow/dag_id=twitter")
+    assert f"S3 refuses this host to write {BUCKET}/curated/" in log and "playbooks/provision.yml" in log
+    assert server.play("provision.yml").changed_tasks == ["TASK [aws : Keep what it may do] " + "*" * 47]
+    server.play("run.yml", "-e", "dag=twitter")
+
+
+def test_a_port_is_closed_until_the_security_group_opens_it(server, machine):
+    inside = server.instance["PrivateIpAddress"]
+    listener = "systemd-run --quiet --unit=listener python3 -m http.server 9999"
+    server.run(listener)
+    knock = f"python3 -c \"import socket; socket.create_connection(('{inside}', 9999), 3)\" 2>&1"
+    server.run("python3 -c \"import socket, time; time.sleep(1); socket.create_connection(('127.0.0.1', 9999), 3)\"")
+    assert "TimeoutError" in machine.run(knock, check=False)
+    group = server.instance["SecurityGroups"][0]["GroupId"]
+    source = f"{machine.instance['PrivateIpAddress']}/32"
+    rule = {"IpProtocol": "tcp", "FromPort": 9999, "ToPort": 9999, "IpRanges": [{"CidrIp": source}]}
+    server.aws("ec2").authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
+    time.sleep(2)
+    assert machine.run(knock) == ""
+    shown = server.play("provision.yml", "--check", "--diff")
+    assert "9999" in shown.output and shown.changed == 1
+    server.play("provision.yml")
+    time.sleep(2)
+    assert "TimeoutError" in machine.run(knock, check=False)
+    server.run("systemctl stop listener")
+
+
+def test_secrets_may_lie_in_parameter_store(server):
+    connection = {"conn_type": "http", "host": services.x_api_endpoint(server.lab),
+                  "password": services.x_bearer_token(server.lab)}  # fmt: skip
+    name = "/airflow/connections/x_api"
+    server.aws("ssm").put_parameter(Name=name, Type="SecureString", Value=json.dumps(connection))
+    there = ["-e", json.dumps({"airflow_secrets_backend": "parameter-store", "airflow_connections": {}})]
+    server.play("site.yml", "--tags", "airflow", *there)
+    # The role may not read it yet.
+    assert "resolve_users" in server.play("run.yml", "-e", "dag=twitter", succeeds=False).output
+    server.play("provision.yml", *there)
+    server.play("run.yml", "-e", "dag=twitter")
+    server.play("provision.yml")
+    server.play("site.yml", "--tags", "airflow")
+
+
+def test_a_stopped_instance_comes_back_with_its_address(server):
+    ec2, identity = server.aws("ec2"), server.instance["InstanceId"]
+    ec2.stop_instances(InstanceIds=[identity])
+    with pytest.raises(AssertionError):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            services.instance(server.lab, server.stack)
+            server.run("true")
+            time.sleep(1)
+    assert server.play("provision.yml").changed == 1
+    assert server.instance["PublicIpAddress"] == server.address
+    server.play("check.yml")
+
+
+def test_the_end_of_an_installation_leaves_nothing(server, machine):
+    identity = machine.instance["InstanceId"]
+    s3 = machine.aws("s3")
+    s3.put_object(Bucket="airstrip-other", Key="curated/kept", Body=b"x")
+    assert "nothing was destroyed" in machine.play("destroy.yml", "-e", "confirm=debian13", succeeds=False).output
+    refused = machine.play("destroy.yml", "-e", "confirm=debian12", succeeds=False)
+    assert "aws_destroy_data=true" in refused.output and refused.changed == 0
+    machine.run("true")
+    machine.play("destroy.yml", "-e", "confirm=debian12", "-e", "aws_destroy_data=true")
+    assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == [BUCKET]
+    deadline = time.monotonic() + 90
+    while identity in known(machine.lab):
+        assert time.monotonic() < deadline, "the machine is still there"
+        time.sleep(1)
+    assert "no host" in machine.play("site.yml", succeeds=False).output
+    assert machine.play("destroy.yml", "-e", "confirm=debian12").changed == 0
