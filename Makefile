@@ -5,7 +5,7 @@ BIN := .venv/bin
 PACKAGES := python3-venv git openssh-client iproute2 nftables systemd-container mmdebstrap arch-test \
             dnsmasq-base debian-archive-keyring ca-certificates openssl chromium fonts-dejavu-core pebble
 LAB := $(BIN)/python -m lab
-PLAYBOOK = $(BIN)/ansible-playbook -i $$($(LAB) inventory)
+PLAYBOOK := $(LAB) run ansible-playbook
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
         --custom-compile-command "make lock" --upgrade
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -18,8 +18,9 @@ help: ## List the targets
 setup: build/packages .venv/done ## Install what the controller, the lab and the tests need
 
 .PHONY: lab
-lab: setup ## Boot a Debian machine, deploy Airflow to it, collect the posts onto S3
+lab: setup ## Make a machine on the lab's EC2, deploy Airflow to it, collect the posts onto S3
 	$(LAB) up
+	$(PLAYBOOK) playbooks/provision.yml
 	$(PLAYBOOK) playbooks/site.yml
 	$(PLAYBOOK) playbooks/run.yml -e dag=twitter
 	@$(LAB) result
@@ -27,6 +28,10 @@ lab: setup ## Boot a Debian machine, deploy Airflow to it, collect the posts ont
 .PHONY: lab-check
 lab-check: setup ## Run the doctor against the lab
 	$(PLAYBOOK) playbooks/check.yml
+
+.PHONY: lab-shell
+lab-shell: setup ## Open a shell whose ansible-playbook and AWS tools reach the lab
+	@$(LAB) run bash
 
 .PHONY: lab-ssh
 lab-ssh: setup ## Log in to the lab's machine
@@ -42,7 +47,7 @@ lint: .venv/done ## Check the style of Python, YAML and Ansible
 
 .PHONY: unit
 unit: build/airflow/done ## Run the tests that need no machine
-	$(BIN)/pytest -q tests/policy
+	$(BIN)/pytest -q tests/policy tests/aws
 	AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=. build/airflow/bin/pytest -q tests/unit
 
 .PHONY: e2e

@@ -194,9 +194,7 @@ class Api:
                 resource = f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/{request['Name'].lstrip('/')}"
             if service == "secretsmanager" and "SecretId" in request:
                 resource = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:{request['SecretId']}-000000"
-        results = {
-            IAMPolicy(json.dumps(document)).is_action_permitted(wanted, resource) for document in policies(role)
-        }
+        results = {IAMPolicy(json.dumps(document)).is_action_permitted(wanted, resource) for document in policies(role)}
         if PermissionResult.PERMITTED in results and PermissionResult.DENIED not in results:
             return None
         return "AccessDeniedException", f"{role} is not authorized to perform: {wanted} on resource: {resource}"

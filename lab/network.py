@@ -67,9 +67,7 @@ def filter_traffic(lab: Lab, groups: dict[str, list[str]], public: dict[str, str
     table = f"airstrip_{lab.name}"
     addresses = ", ".join(f"{outside} : {inside}" for outside, inside in public.items())
     chains = "".join(
-        f"chain to_{address.replace('.', '_')} {{\n"
-        + "".join(f"{match} accept\n" for match in matches)
-        + "}\n"
+        f"chain to_{address.replace('.', '_')} {{\n" + "".join(f"{match} accept\n" for match in matches) + "}\n"
         for address, matches in groups.items()
     )
     jumps = ", ".join(f"{address} : jump to_{address.replace('.', '_')}" for address in groups)

@@ -178,7 +178,12 @@ def _s3(lab: Lab) -> None:
     (folder / "security.toml").write_text(f'[s3.sse]\nkek = "{_secret(lab, "s3/kek", lambda: _word(64))}"\n')
     # Ports name sockets in /tmp, which two labs' stores must not share.
     internal = {"master": 9333, "volume": 9340, "filer": 24000 + lab.number, "s3": 25000 + lab.number}
-    grpc = {"master": 20000 + lab.number, "volume": 21000 + lab.number, "filer": 22000 + lab.number, "s3": 23000 + lab.number}
+    grpc = {
+        "master": 20000 + lab.number,
+        "volume": 21000 + lab.number,
+        "filer": 22000 + lab.number,
+        "s3": 23000 + lab.number,
+    }
     pid_file = folder / "process.pid"
     start(
         pid_file,

@@ -132,7 +132,7 @@ def test_drift_is_shown_and_one_run_repairs_it(account):
     shown = account.play("provision.yml", "--check", "--diff")
     for trace in ("8080", "the public access block, versioning", "backdoor"):
         assert trace in shown.output, f"--check --diff does not show {trace}"
-    assert "TASK [aws : Keep the instance's role] " + "*" * 41 in shown.changed_tasks, shown.changed_tasks
+    assert "TASK [aws : Keep the instance's role]" in shown.changed_tasks
     account.play("provision.yml")
     assert (bucket(account), open_ports(account)) == before
     assert iam.list_attached_role_policies(RoleName=ROLE)["AttachedPolicies"] == []

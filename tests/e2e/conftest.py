@@ -36,7 +36,7 @@ class Play:
     @property
     def changed_tasks(self) -> list[str]:
         blocks = re.split(r"\n(?=TASK|RUNNING HANDLER|PLAY)", self.output)
-        return [block.splitlines()[0] for block in blocks if re.search(r"^changed: ", block, re.M)]
+        return [block.splitlines()[0].rstrip(" *") for block in blocks if re.search(r"^changed: ", block, re.M)]
 
 
 class Server:

@@ -77,7 +77,7 @@ def test_without_its_policy_the_run_fails_and_says_so(server):
     assert "store_csv" in server.play("run.yml", "-e", "dag=twitter", succeeds=False).output
     log = server.run("grep -rh AccessDenied /var/log/airflow/dag_id=twitter")
     assert f"S3 refuses this host to write {BUCKET}/curated/" in log and "playbooks/provision.yml" in log
-    assert server.play("provision.yml").changed_tasks == ["TASK [aws : Keep what it may do] " + "*" * 47]
+    assert server.play("provision.yml").changed_tasks == ["TASK [aws : Keep what it may do]"]
     server.play("run.yml", "-e", "dag=twitter")
 
 

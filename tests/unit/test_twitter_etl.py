@@ -145,7 +145,10 @@ def test_both_dialects_of_the_api_are_read():
 
 @pytest.mark.parametrize(
     ("error", "words"),
-    [(FileNotFoundError("gone"), r"no bucket nowhere.*x_bucket"), (PermissionError("no"), r"AccessDenied.*provision.yml")],
+    [
+        (FileNotFoundError("gone"), r"no bucket nowhere.*x_bucket"),
+        (PermissionError("no"), r"AccessDenied.*provision.yml"),
+    ],
 )
 def test_a_bucket_that_takes_nothing_names_the_fix(error, words):
     class Filesystem:
