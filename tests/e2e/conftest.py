@@ -16,7 +16,7 @@ import requests
 
 from lab import __main__ as commands
 from lab import inventory, services
-from lab.settings import Lab
+from lab.settings import Lab, LabError
 
 ROOT = Path(__file__).parents[2]
 ARTEFACTS = ROOT / "build" / "e2e"
@@ -50,6 +50,13 @@ class Server:
     def instance(self) -> dict:
         """What EC2 says of it."""
         return services.instance(self.lab, self.stack)
+
+    @property
+    def runs(self) -> bool:
+        try:
+            return bool(self.instance)
+        except LabError:
+            return False
 
     @cached_property
     def address(self) -> str:
@@ -143,7 +150,8 @@ def pytest_runtest_makereport(item, call):
     if report.failed:
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
         for value in getattr(item, "funcargs", {}).values():
-            if isinstance(value, Server):
+            # A machine that is off has nothing to say.
+            if isinstance(value, Server) and value.runs:
                 journal = value.run("journalctl --no-pager -b -n 3000", check=False)
                 (ARTEFACTS / f"{item.name}-{value.stack}.journal").write_text(journal)
     return report
