@@ -88,7 +88,9 @@ def main() -> int:
         lab = Lab()
         match words.command:
             case "run":
-                os.execvpe(words.arguments[0], words.arguments, {**os.environ, **environment(lab)})
+                # The keys and profile of a real account must not reach the lab, nor the lab's a real one.
+                kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+                os.execvpe(words.arguments[0], words.arguments, {**kept, **environment(lab)})
             case "ssh":
                 command = ssh(lab)
                 os.execvp(command[0], [*command, *words.arguments])

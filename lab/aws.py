@@ -128,6 +128,17 @@ class Api:
             return vpc
 
         vpcs.VPCBackend.create_default_vpc = create_default_vpc
+        assign = elastic_network_interfaces.NetworkInterface.check_auto_public_ip
+
+        def keep_elastic_address(card: Any) -> None:
+            kept = [each.public_ip for each in card.ec2_backend.addresses if each.eni is card]
+            if kept:
+                card.public_ip = kept[0]
+            else:
+                assign(card)
+
+        # moto would give a started instance a new address in place of its elastic one.
+        elastic_network_interfaces.NetworkInterface.check_auto_public_ip = keep_elastic_address
         begin = instances.Instance.reboot
 
         def reboot(instance: Any) -> None:
@@ -197,7 +208,8 @@ class Api:
         results = {IAMPolicy(json.dumps(document)).is_action_permitted(wanted, resource) for document in policies(role)}
         if PermissionResult.PERMITTED in results and PermissionResult.DENIED not in results:
             return None
-        return "AccessDeniedException", f"{role} is not authorized to perform: {wanted} on resource: {resource}"
+        code = "UnauthorizedOperation" if service == "ec2" else "AccessDeniedException"
+        return code, f"{role} is not authorized to perform: {wanted} on resource: {resource}"
 
     def _public_access(self, environ: dict[str, Any], start: Start, body: bytes) -> Iterable[bytes]:
         """Keep the setting that the store does not have; it is remembered, not enforced."""

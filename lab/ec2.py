@@ -62,6 +62,15 @@ class Credentials:
         return known[2]
 
 
+def _guarded(action: Any, *arguments: Any) -> None:
+    """One sick machine must not take the others along; the log tells of it."""
+    try:
+        action(*arguments)
+    except Exception:
+        traceback.print_exc()
+        time.sleep(1)
+
+
 class Hypervisor:
     """Holds machines, names and rules against the API, again and again."""
 
@@ -72,39 +81,42 @@ class Hypervisor:
 
     def tend(self) -> None:
         """Make what is equal to what the API says."""
-        from moto.ec2.models.instance_types import INSTANCE_TYPES
-
         wanted = {each.id: each for each in self.api.ec2.all_instances()}
         alive = {each for each, instance in wanted.items() if instance.state != "terminated"}
         self._filter([wanted[each] for each in alive])
         for gone in machines.known(self.lab) - alive:
-            machines.down(self.lab, gone)
             self.booted.discard(gone)
+            _guarded(machines.down, self.lab, gone)
         while self.api.reboots:
             machines.reboot(self.lab, self.api.reboots.pop())
         for each in alive:
-            instance = wanted[each]
-            on = machines.runs(self.lab, each)
-            if instance.state == "stopped":
-                if on:
-                    machines.power_off(self.lab, each)
-                self.booted.discard(each)
-            elif each in self.booted and not on:
-                # Switched off from inside: EC2 notices and calls it stopped.
-                self.booted.discard(each)
+            _guarded(self._tend, wanted[each])
+
+    def _tend(self, instance: Any) -> None:
+        """Switch one machine on or off."""
+        from moto.ec2.models.instance_types import INSTANCE_TYPES
+
+        on = machines.runs(self.lab, instance.id)
+        if instance.state == "stopped":
+            if on:
+                machines.power_off(self.lab, instance.id)
+            self.booted.discard(instance.id)
+        elif instance.id in self.booted and not on:
+            # Switched off from inside: EC2 notices and calls it stopped.
+            self.booted.discard(instance.id)
+            instance.stop()
+        elif not on:
+            card = instance.nics[0]
+            image = self.api.ec2.describe_images(ami_ids=[instance.image_id])[0]
+            memory = INSTANCE_TYPES[instance.instance_type]["MemoryInfo"]["SizeInMiB"] * 1024**2
+            network.name(self.lab, card.mac_address, card.private_ip_address)
+            machine = machines.Machine(instance.id, bootable(image.name), card.mac_address, memory)
+            if not machine.suite:
+                print(f"lab: {image.name} does not boot on this machine", flush=True)
                 instance.stop()
-            elif not on:
-                card = instance.nics[0]
-                image = self.api.ec2.describe_images(ami_ids=[instance.image_id])[0]
-                memory = INSTANCE_TYPES[instance.instance_type]["MemoryInfo"]["SizeInMiB"] * 1024**2
-                network.name(self.lab, card.mac_address, card.private_ip_address)
-                machine = machines.Machine(each, bootable(image.name), card.mac_address, memory)
-                if not machine.suite:
-                    print(f"lab: {image.name} does not boot on this machine", flush=True)
-                    instance.stop()
-                    continue
-                machines.up(self.lab, machine)
-                self.booted.add(each)
+                return
+            machines.up(self.lab, machine)
+            self.booted.add(instance.id)
 
     def _filter(self, instances: list[Any]) -> None:
         groups: dict[str, list[str]] = {}
@@ -167,12 +179,7 @@ def main() -> None:
     api.serve(lab.gateway, AWS_PORT, certificate)
     print("serving", flush=True)
     while True:
-        try:
-            hypervisor.tend()
-        except Exception:
-            # One sick machine must not take the others along; the log is what `make lab` shows.
-            traceback.print_exc()
-            time.sleep(5)
+        hypervisor.tend()
         time.sleep(0.3)
 
 

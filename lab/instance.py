@@ -112,7 +112,22 @@ def boot(lab: Lab, identity: str) -> int:
     propagate.mkdir(parents=True, exist_ok=True)
     if not os.path.ismount(propagate):
         run("mount", "-t", "tmpfs", "tmpfs", propagate)
+    child: subprocess.Popen | None = None
     stopping = False
+
+    def power_off(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+        if child:
+            child.send_signal(signal.SIGTERM)
+
+    def reboot(*_: object) -> None:
+        # What Ctrl-Alt-Del is to the machine's systemd.
+        for first in psutil.Process(child.pid).children() if child else []:
+            first.send_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, power_off)
+    signal.signal(signal.SIGHUP, reboot)
     code = REBOOT
     while code == REBOOT and not stopping:
         command = [
@@ -123,18 +138,8 @@ def boot(lab: Lab, identity: str) -> int:
             *[f"--bind={source}:{target}" for source, target in caches.items()],
         ]
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-
-        def power_off(*_: object) -> None:
-            nonlocal stopping
-            stopping = True
-            child.send_signal(signal.SIGTERM)  # noqa: B023 (the machine that runs now is meant)
-
-        def reboot(*_: object) -> None:
-            # What Ctrl-Alt-Del is to the machine's systemd.
-            psutil.Process(child.pid).children()[0].send_signal(signal.SIGINT)  # noqa: B023
-
-        signal.signal(signal.SIGTERM, power_off)
-        signal.signal(signal.SIGHUP, reboot)
+        if stopping:
+            child.send_signal(signal.SIGTERM)
         code = child.wait()
     return code
 

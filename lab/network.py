@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 
-from lab.run import run, start, wait_for
+from lab.run import process, run, start, wait_for
 from lab.settings import METADATA_PORT, REGION, Lab, LabError
 
 DOMAIN = f"{REGION}.compute.internal"
@@ -52,11 +53,16 @@ def name(lab: Lab, mac: str, address: str) -> None:
     """Give the owner of a MAC address its IP address and its name."""
     folder = lab.state / "dnsmasq"
     host = f"ip-{address.replace('.', '-')}"
-    # dnsmasq reads new files by itself and warns of files that it read before.
-    for kind, text in {"leases": f"{mac},{address},{host},infinite", "names": f"{address} {host}.{DOMAIN}"}.items():
-        file = folder / kind / host
-        if not file.exists() or file.read_text() != text + "\n":
-            file.write_text(text + "\n")
+    lease = folder / "leases" / host
+    text = f"{mac},{address},{host},infinite\n"
+    if lease.exists() and lease.read_text() == text:
+        return
+    lease.write_text(text)
+    (folder / "names" / host).write_text(f"{address} {host}.{DOMAIN}\n")
+    # By itself it would refuse an address that an earlier owner had.
+    server = process(folder / "process.pid")
+    if server:
+        server.send_signal(signal.SIGHUP)
 
 
 def filter_traffic(lab: Lab, groups: dict[str, list[str]], public: dict[str, str]) -> None:
@@ -100,6 +106,11 @@ def filter_traffic(lab: Lab, groups: dict[str, list[str]], public: dict[str, str
             udp sport 67 udp dport 68 ip saddr {lab.gateway} accept
             {f"ip daddr vmap {{ {jumps} }}" if jumps else ""}
             drop
+          }}
+          chain input {{
+            type filter hook input priority filter;
+            # Behind the S3 store's own door its parts ask for no key.
+            iifname {lab.bridge} tcp dport {{ 9333, 9340, 20000-25999 }} drop
           }}
           chain forward {{
             type filter hook forward priority filter;

@@ -146,7 +146,9 @@ def _s3(lab: Lab) -> None:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     keys = operator_keys(lab)
     credentials = [{"accessKey": keys["id"], "secretKey": keys["secret"]}]
-    anybody = [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": ["sts:AssumeRole"]}]
+    # An instance's own session must not open another, wider one.
+    owner = {"AWS": "arn:aws:iam::000000000000:user/operator"}
+    trust = [{"Effect": "Allow", "Principal": owner, "Action": ["sts:AssumeRole"]}]
     everything = [{"Effect": "Allow", "Action": ["s3:*"], "Resource": ["*"]}]
     configuration = {
         "identities": {"identities": [{"name": "operator", "credentials": credentials, "actions": ["Admin"]}]},
@@ -164,7 +166,7 @@ def _s3(lab: Lab) -> None:
                 {
                     "roleName": "instance",
                     "roleArn": STORE_ROLE,
-                    "trustPolicy": {"Version": "2012-10-17", "Statement": anybody},
+                    "trustPolicy": {"Version": "2012-10-17", "Statement": trust},
                     "attachedPolicies": ["everything"],
                 }
             ],

@@ -47,6 +47,9 @@ class Account:
             "ansible_port": self.door.getsockname()[1],
         }
 
+        zone = self.client("route53").create_hosted_zone(Name="example.com", CallerReference="1")
+        self.zone = zone["HostedZone"]["Id"]
+
     def client(self, service: str):
         keys = {"aws_access_key_id": KEY, "aws_secret_access_key": "any"}
         return boto3.client(service, endpoint_url=self.url, region_name="eu-central-1", **keys)

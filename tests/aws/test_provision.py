@@ -47,6 +47,9 @@ BAD_INPUT = {
     "a disk too small": ({"aws_volume_size": 4}, {}, "8 to 16384 GiB"),
     "no key file": ({"aws_public_key_file": "/nowhere.pub"}, {}, "ssh-keygen -t ed25519"),
     "a name outside the zone": ({"aws_dns_name": "a.example.org"}, {}, "hosted zone aws_dns_zone (example.com)"),
+    "a zone that is not there": ({"aws_dns_name": "a.b.org", "aws_dns_zone": "b.org"}, {}, "no hosted zone b.org"),
+    "nobody may look": ({"aws_allowed_cidrs": []}, {}, "aws_allowed_cidrs is empty"),
+    "a network of IPv6": ({"aws_ssh_cidrs": ["2001:db8::/32"]}, {}, "is no IPv4 network"),
     "an unknown release": ({"aws_debian_release": "11"}, {}, "aws_debian_release"),
     "no credentials": ({}, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "aws configure"),
     "credentials of nobody": ({}, {"AWS_ACCESS_KEY_ID": "somebody"}, "aws configure"),
@@ -69,9 +72,11 @@ def test_a_look_ahead_makes_nothing(account):
 
 def test_a_taken_bucket_name_is_said_plainly(account):
     account.api.faults[f"/{BUCKET}"] = ("AccessDenied", "Access Denied")
-    refused = account.play("provision.yml", succeeds=False)
-    account.api.faults.clear()
-    assert "belongs to somebody else: set another aws_bucket" in " ".join(refused.output.split()), refused.output
+    try:
+        refused = account.play("provision.yml", succeeds=False)
+    finally:
+        account.api.faults.clear()
+    assert "belongs to somebody else (set another aws_bucket)" in " ".join(refused.output.split()), refused.output
     assert not instances(account)
 
 
@@ -81,13 +86,14 @@ def test_a_taken_bucket_name_is_said_plainly(account):
 )
 def test_what_aws_lacks_is_said_with_the_way_out(account, code, words):
     account.api.faults["RunInstances"] = (code, "AWS says no")
-    refused = account.play("provision.yml", succeeds=False)
-    account.api.faults.clear()
+    try:
+        refused = account.play("provision.yml", succeeds=False)
+    finally:
+        account.api.faults.clear()
     assert words in " ".join(refused.output.split()) and not instances(account)
 
 
 def test_it_makes_what_the_variables_say(account):
-    zone = account.client("route53").create_hosted_zone(Name="example.com", CallerReference="1")["HostedZone"]["Id"]
     account.play("provision.yml")
     (instance,) = instances(account)
     image = account.client("ec2").describe_images(ImageIds=[instance["ImageId"]])["Images"][0]
@@ -95,7 +101,7 @@ def test_it_makes_what_the_variables_say(account):
     assert image["OwnerId"] == "136693071363" and image["Name"].startswith("debian-13-amd64-2026")
     assert instance["MetadataOptions"]["HttpTokens"] == "required"
     assert instance["IamInstanceProfile"]["Arn"].endswith(f"/{ROLE}") and instance["KeyName"] == "airstrip"
-    records = account.client("route53").list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
+    records = account.client("route53").list_resource_record_sets(HostedZoneId=account.zone)["ResourceRecordSets"]
     (record,) = [each for each in records if each["Type"] == "A"]
     assert record["ResourceRecords"] == [{"Value": instance["PublicIpAddress"]}]
     (disk,) = account.client("ec2").describe_volumes()["Volumes"]
@@ -118,6 +124,26 @@ def test_a_second_run_changes_nothing_even_with_a_newer_image(account):
     assert [each["InstanceId"] for each in instances(account)] == [before["InstanceId"]]
 
 
+@pytest.mark.parametrize("kind", ["bucket", "role", "security group", "key pair"])
+def test_what_somebody_else_made_is_left_alone(account, kind):
+    (group,) = instances(account)[0]["SecurityGroups"]
+    (key,) = account.client("ec2").describe_key_pairs()["KeyPairs"]
+    tags, ec2, iam, s3 = [{"Key": "airstrip", "Value": "airstrip"}], *map(account.client, ("ec2", "iam", "s3"))
+    put = {
+        "bucket": lambda given: s3.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": given}),
+        "role": lambda given: iam.tag_role(RoleName=ROLE, Tags=given),
+        "security group": lambda given: ec2.create_tags(Resources=[group["GroupId"]], Tags=given),
+        "key pair": lambda given: ec2.create_tags(Resources=[key["KeyPairId"]], Tags=given),
+    }[kind]
+    put([{"Key": "airstrip", "Value": "another"}])
+    try:
+        for playbook in ("provision.yml", "destroy.yml"):
+            refused = account.play(playbook, "-e", "confirm=airstrip", succeeds=False)
+            assert f"There is a {kind} " in " ".join(refused.output.split()) and refused.changed == 0, refused.output
+    finally:
+        put([*tags, {"Key": "Name", "Value": "airstrip"}])
+
+
 def test_drift_is_shown_and_one_run_repairs_it(account):
     ec2, s3, iam = (account.client(service) for service in ("ec2", "s3", "iam"))
     before = bucket(account), open_ports(account)
@@ -126,14 +152,19 @@ def test_drift_is_shown_and_one_run_repairs_it(account):
     ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=[rule])
     s3.delete_public_access_block(Bucket=BUCKET)
     s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
+    s3.delete_bucket_policy(Bucket=BUCKET)
+    association = ec2.describe_iam_instance_profile_associations()["IamInstanceProfileAssociations"][0]["AssociationId"]
+    ec2.disassociate_iam_instance_profile(AssociationId=association)
     iam.attach_role_policy(RoleName=ROLE, PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess")
     everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
     iam.put_role_policy(RoleName=ROLE, PolicyName="backdoor", PolicyDocument=json.dumps(everything))
     shown = account.play("provision.yml", "--check", "--diff")
-    for trace in ("8080", "the public access block, versioning", "backdoor"):
+    for trace in ("8080", "the public access block, versioning, the policy", "backdoor", "give it the profile"):
         assert trace in shown.output, f"--check --diff does not show {trace}"
     assert "TASK [aws : Keep the instance's role]" in shown.changed_tasks
+    assert "IamInstanceProfile" not in instances(account)[0], "a look ahead changed it"
     account.play("provision.yml")
+    assert instances(account)[0]["IamInstanceProfile"]["Arn"].endswith(f"/{ROLE}")
     assert (bucket(account), open_ports(account)) == before
     assert iam.list_attached_role_policies(RoleName=ROLE)["AttachedPolicies"] == []
     assert iam.list_role_policies(RoleName=ROLE)["PolicyNames"] == ["airstrip"]

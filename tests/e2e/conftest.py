@@ -73,7 +73,8 @@ class Server:
     def play(self, playbook: str, *arguments: str, succeeds: bool = True) -> Play:
         """Run a playbook with the very command of the README."""
         command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}", *arguments]
-        environment = {**os.environ, **services.operator_environment(self.lab), "ANSIBLE_NOCOLOR": "1"}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        environment = {**kept, **services.operator_environment(self.lab), "ANSIBLE_NOCOLOR": "1"}
         result = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
         play = Play(result.returncode, result.stdout + result.stderr)
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
