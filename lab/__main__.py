@@ -40,6 +40,8 @@ def down(lab: Lab) -> None:
         machines.down(lab, identity)
     for pid_file in lab.state.rglob("*.pid"):
         stop(pid_file)
+    for socket in services.sockets(lab):
+        socket.unlink(missing_ok=True)
     network.down(lab)
     shutil.rmtree(lab.state, ignore_errors=True)
 

@@ -216,6 +216,11 @@ def _s3(lab: Lab) -> None:
     wait_for("the S3 store", answers, 60, log)
 
 
+def sockets(lab: Lab) -> list[Path]:
+    """What the store leaves in /tmp, named by the lab's own ports."""
+    return list(Path("/tmp").glob(f"seaweedfs-*-2[0-5]{lab.number:03}.sock"))
+
+
 def _aws(lab: Lab) -> None:
     pid_file = lab.state / "aws" / "process.pid"
     start(pid_file, [sys.executable, "-m", "lab.ec2"], lab.environment)
