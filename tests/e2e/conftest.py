@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import subprocess
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Network
@@ -93,6 +95,17 @@ class Server:
     @property
     def password(self) -> str:
         return self.run("cat /etc/airflow/secrets/admin_password")
+
+    def wait_until_healthy(self) -> None:
+        """Wait until each component of Airflow says so, as after a boot."""
+        deadline = time.monotonic() + 180
+        while True:
+            with contextlib.suppress(OSError, ValueError):
+                health = self.session().get(f"{self.url}/api/v2/monitor/health", timeout=5).json()
+                if {component["status"] for component in health.values()} == {"healthy"}:
+                    return
+            assert time.monotonic() < deadline, "not healthy in 3 minutes"
+            time.sleep(2)
 
     def session(self) -> requests.Session:
         """A client that trusts the lab's authority and nobody else."""

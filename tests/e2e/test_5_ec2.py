@@ -129,6 +129,7 @@ def test_a_stopped_instance_comes_back_with_its_address(server):
             time.sleep(1)
     assert server.play("provision.yml").changed == 1
     assert server.instance["PublicIpAddress"] == server.address
+    server.wait_until_healthy()
     server.play("check.yml")
 
 
