@@ -94,7 +94,10 @@ class Doctor:
         query = "SELECT filename || ': ' || split_part(stacktrace, E'\\n', -2) FROM import_error"
         errors = self.output("runuser", "-u", "postgres", "--", "psql", "-Atqc", query, "airflow")
         if errors:
-            raise Sick(f"import errors: {errors}", "correct the file and run playbooks/site.yml --tags release")
+            raise Sick(
+                f"import errors: {errors}",
+                "correct the file and run playbooks/update.yml, or go back: playbooks/rollback.yml",
+            )
         return "no import errors"
 
     def disk(self) -> str:

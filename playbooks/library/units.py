@@ -18,8 +18,17 @@ options:
   newer_than:
     description:
       - Files and links that the units read when they start, with C(*) for many. Units that started before
-        the newest of them was written are restarted, in one transaction; so a run that was cut off
-        between the two is made good by the next.
+        the newest of them was written are restarted; so a run that was cut off between the two is made
+        good by the next.
+    type: list
+    elements: str
+    default: []
+  restart_with:
+    description: Command that restarts the units whose names follow it; C(systemctl restart) if not given.
+    type: list
+    elements: str
+  others:
+    description: Units that must be enabled and running and are never restarted, as targets and sockets.
     type: list
     elements: str
     default: []
@@ -38,6 +47,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+said:
+  description: What the commands printed, a line each.
+  type: list
+  returned: always
 enabled:
   description: Units that were enabled.
   type: list
@@ -74,12 +87,14 @@ def main() -> None:
         argument_spec={
             "names": {"type": "list", "elements": "str", "required": True},
             "newer_than": {"type": "list", "elements": "str", "default": []},
+            "restart_with": {"type": "list", "elements": "str"},
+            "others": {"type": "list", "elements": "str", "default": []},
             "stopped": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     given = module.params
-    pairs = [name.split("|") for name in given["names"]]
+    pairs = [name.split("|") for name in given["names"] + given["others"]]
     flat = [unit for pair in pairs for unit in pair] + given["stopped"]
     states = dict(zip(flat, show(module, flat), strict=True))
     if any(state["NeedDaemonReload"] == "yes" for state in states.values()) and not module.check_mode:
@@ -97,17 +112,27 @@ def main() -> None:
     # Of a pair the one that runs is meant, else the first.
     chosen = [next((unit for unit in pair if running(unit)), pair[0]) for pair in pairs]
     enable = [unit for unit in chosen if states[unit]["UnitFileState"] not in ENABLED]
-    start = [unit for unit in chosen if not running(unit) or stale(unit)]
+    start = [unit for unit in chosen if not running(unit)]
+    said: list[str] = []
+    restart = [unit for unit in chosen[: len(given["names"])] if running(unit) and stale(unit)]
     stop = [unit for unit in given["stopped"] if running(unit) or states[unit]["UnitFileState"] == "enabled"]
     if not module.check_mode:
-        for verb, units in (("disable --now", stop), ("enable", enable), ("restart", start)):
+        steps = (
+            (["systemctl", "disable", "--now"], stop),
+            (["systemctl", "enable"], enable),
+            (["systemctl", "start"], start),
+            (given["restart_with"] or ["systemctl", "restart"], restart),
+        )
+        for command, units in steps:
             if not units:
                 continue
-            code, _, err = module.run_command(["systemctl", *verb.split(), *units])
+            code, out, err = module.run_command([*command, *units])
+            said += out.splitlines()
             if code:
                 fix = f"look at: journalctl -eu {' -u '.join(units)}"
-                module.fail_json(msg=f"systemctl {verb} {' '.join(units)}: {err.strip()}; {fix}")
-    module.exit_json(changed=bool(enable or start or stop), enabled=enable, started=start, stopped=stop)
+                module.fail_json(msg=f"{' '.join(command + units)}: {err.strip()}; {fix}")
+    changed = bool(enable or start or restart or stop)
+    module.exit_json(changed=changed, enabled=enable, started=start + restart, stopped=stop, said=said)
 
 
 if __name__ == "__main__":

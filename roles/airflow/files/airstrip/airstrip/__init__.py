@@ -1,0 +1,1 @@
+"""What Airstrip adds to Airflow, installed in its virtualenv."""

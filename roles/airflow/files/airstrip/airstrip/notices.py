@@ -1,0 +1,73 @@
+"""Tell people that a run failed: by mail, in Slack, through SNS, as the Airflow variable `failure_notices` says."""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "failure_notices"
+
+
+def notify_failure(context: dict[str, Any]) -> None:
+    """The `on_failure_callback` of a DAG.
+
+    The variable is a JSON object with any of: `mail`, addresses, sent by the connection smtp_default; `slack`,
+    the id of a connection with an incoming webhook; `sns`, the ARN of a topic. A way that fails stops no other.
+    """
+    from airflow.sdk import Variable
+
+    try:
+        ways = json.loads(Variable.get(VARIABLE, default="{}"))
+        unknown = set(ways.keys()) - set(WAYS)
+    except (AttributeError, TypeError, ValueError):
+        log.error('%s is no JSON object such as {"mail": ["ops@example.com"]}: nobody was told', VARIABLE)
+        return
+    if unknown:
+        log.error("%s has unknown ways: %s; use %s", VARIABLE, ", ".join(sorted(unknown)), ", ".join(WAYS))
+    subject, lines = message(context)
+    for way in WAYS.keys() & ways.keys():
+        try:
+            WAYS[way](ways[way], subject, lines).notify(context)
+        except Exception:
+            log.exception("the notice by %s failed", way)
+
+
+def message(context: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return the subject and the lines of a notice."""
+    from airflow.sdk import conf
+
+    run = context["dag_run"]
+    dag, run_id = run.dag_id, run.run_id
+    failed = context.get("ti") or context.get("task_instance")
+    lines = [f"The run {run_id} of {dag} failed."]
+    if failed is not None:
+        lines.append(f"Last failed task: {failed.task_id}, try {failed.try_number}.")
+    lines.append(f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{dag}/runs/{run_id}")
+    return f"Airflow: {dag} failed", lines
+
+
+def _mail(addresses: list[str], subject: str, lines: list[str]) -> Any:
+    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+    body = "<br>\n".join(html.escape(line) for line in lines)
+    return SmtpNotifier(to=addresses, subject=subject, html_content=body)
+
+
+def _slack(connection: str, subject: str, lines: list[str]) -> Any:
+    from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
+
+    return SlackWebhookNotifier(slack_webhook_conn_id=connection, text="\n".join([f"*{subject}*", *lines]))
+
+
+def _sns(topic: str, subject: str, lines: list[str]) -> Any:
+    from airflow.providers.amazon.aws.notifications.sns import SnsNotifier
+
+    return SnsNotifier(aws_conn_id=None, target_arn=topic, subject=subject, message="\n".join(lines))
+
+
+WAYS: dict[str, Callable[[Any, str, list[str]], Any]] = {"mail": _mail, "slack": _slack, "sns": _sns}
