@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 from ipaddress import IPv4Network
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from lab.aws import Api
+from lab.services import ambient
 from tests.e2e.conftest import ROOT, Play
 
 BUCKET = "quick-test-bucket"
@@ -46,7 +46,6 @@ class Account:
             "aws_dns_zone": "example.com",
             "ansible_port": self.door.getsockname()[1],
         }
-
         zone = self.client("route53").create_hosted_zone(Name="example.com", CallerReference="1")
         self.zone = zone["HostedZone"]["Id"]
 
@@ -60,11 +59,10 @@ class Account:
         (inventory / "all.yml").write_text(yaml.safe_dump(self.variables))
         (inventory.parent / "hosts.yml").write_text(json.dumps({"all": {}}))
         command = ["ansible-playbook", "-i", str(inventory.parent), f"playbooks/{playbook}", *arguments]
-        variables = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         result = subprocess.run(
             command,
             cwd=ROOT,
-            env={**variables, **self.environment, "ANSIBLE_NOCOLOR": "1", **environment},
+            env={**ambient(), **self.environment, "ANSIBLE_NOCOLOR": "1", **environment},
             text=True,
             capture_output=True,
             check=False,

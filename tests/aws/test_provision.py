@@ -50,6 +50,8 @@ BAD_INPUT = {
     "a zone that is not there": ({"aws_dns_name": "a.b.org", "aws_dns_zone": "b.org"}, {}, "no hosted zone b.org"),
     "nobody may look": ({"aws_allowed_cidrs": []}, {}, "aws_allowed_cidrs is empty"),
     "a network of IPv6": ({"aws_ssh_cidrs": ["2001:db8::/32"]}, {}, "is no IPv4 network"),
+    "a subnet that is not there": ({"aws_subnet_id": "subnet-0123"}, {}, "no subnet subnet-0123"),
+    "a VPC that is not there": ({"aws_vpc_id": "vpc-0123"}, {}, "no VPC vpc-0123"),
     "an unknown release": ({"aws_debian_release": "11"}, {}, "aws_debian_release"),
     "no credentials": ({}, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "aws configure"),
     "credentials of nobody": ({}, {"AWS_ACCESS_KEY_ID": "somebody"}, "aws configure"),
@@ -122,6 +124,11 @@ def test_a_second_run_changes_nothing_even_with_a_newer_image(account):
         again = account.play("provision.yml", *flags)
         assert again.changed == 0, again.changed_tasks
     assert [each["InstanceId"] for each in instances(account)] == [before["InstanceId"]]
+
+
+def test_another_architecture_is_refused_before_the_machine_stops(account):
+    refused = account.play("provision.yml", "-e", "aws_instance_type=t4g.small", succeeds=False)
+    assert "of its own kind" in " ".join(refused.output.split()) and refused.changed == 0
 
 
 @pytest.mark.parametrize("kind", ["bucket", "role", "security group", "key pair"])

@@ -14,6 +14,7 @@ VARIABLES = {
     "aws_bucket_prefixes": ["curated/", "raw/x/"],
     "aws_region": "eu-central-1",
     "aws_secrets_backend": "none",
+    "aws_sns_topics": [],
     "__aws_partition": "aws",
     "__aws_caller": {"account": "123456789012"},
 }
@@ -32,6 +33,14 @@ def findings(document: dict) -> list[str]:
 @pytest.mark.parametrize("backend", ["none", "parameter-store", "secrets-manager"])
 def test_the_roles_policy_has_no_fault_that_parliament_knows(backend):
     assert findings(render("role-policy.json.j2", aws_secrets_backend=backend)) == []
+
+
+def test_the_role_publishes_to_the_named_topics_alone():
+    topic = "arn:aws:sns:eu-central-1:123456789012:pager"
+    document = render("role-policy.json.j2", aws_sns_topics=[topic])
+    assert findings(document) == []
+    publish = [statement for statement in document["Statement"] if statement["Action"] == "sns:Publish"]
+    assert [statement["Resource"] for statement in publish] == [[topic]]
 
 
 def test_the_buckets_policy_has_none_either():

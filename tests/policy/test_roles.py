@@ -1,5 +1,7 @@
 """What holds for every role and playbook."""
 
+import hashlib
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -71,11 +73,45 @@ def test_nothing_swallows_errors():
 
 def test_lock_files_hold_hashes_and_no_addresses():
     for path in tracked():
-        if path.name in {"requirements.txt", "uv.txt"}:
+        if path.name in {"requirements.txt", "uv.txt"} or (path.parent.name, path.suffix) == ("extras", ".txt"):
             text = path.read_text()
             pins = re.findall(r"(?m)^[a-z0-9._-]+(?:\[[a-z0-9,_-]+\])?==", text)
             assert pins and "://" not in text, path
             assert len(re.findall(r"(?m)^[a-z][^\n]*\\\n    --hash=sha256:", text)) == len(pins), path
+
+
+def test_the_lock_covers_our_own_package(tmp_path):
+    """The bytes of the package are the same wherever it is built, so that a hash can stand for them."""
+    source = ROOT / "roles/airflow/files/airstrip"
+    build = ["uv", "build", "--quiet", "--offline", "--wheel", "--out-dir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    lock = (ROOT / "roles/airflow/files/requirements.txt").read_text()
+    assert f"--hash=sha256:{digest}" in lock, "run: make lock UPGRADE='--upgrade-package airstrip-airflow'"
+
+
+@pytest.mark.parametrize("extras", [[], *([path.stem] for path in (ROOT / "roles/airflow/files/extras").glob("*.txt"))])
+def test_the_virtualenv_is_named_by_all_its_lock_files(extras):
+    """Otherwise a changed set of packages would be brought into the virtualenv of the running tasks."""
+    command = ["ansible", "-i", "localhost,", "localhost", "--playbook-dir", str(ROOT / "playbooks"), "-m", "debug"]
+    arguments = ["-a", "var=release_virtualenv", "-e", json.dumps({"airflow_extras": extras})]
+    output = subprocess.run([*command, *arguments], cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    files = ["requirements.txt", *(f"extras/{name}.txt" for name in extras)]
+    content = b"".join((ROOT / "roles/airflow/files" / name).read_bytes() for name in files)
+    assert f"/opt/airflow/venvs/{hashlib.sha256(content).hexdigest()[:12]}" in output
+
+
+@pytest.mark.parametrize("name", ["update.yml", "rollback.yml"])
+def test_one_host_that_fails_stops_the_others(name):
+    """The hosts that come after must keep the release that works, and those before go back to it."""
+    plays = load(ROOT / "playbooks" / name)
+    (switch,) = [play for play in plays if play.get("serial")]
+    assert (switch["serial"], switch["max_fail_percentage"]) == (1, 0)
+    # With it Ansible counts an unreachable host twice, takes the batch for a part of a larger one and goes on.
+    assert "any_errors_fatal" not in switch
+    tasks = load(ROOT / "playbooks/tasks/live.yml")
+    assert "rescue" in tasks[0]
 
 
 def test_no_secret_and_no_path_of_this_machine_is_kept():
