@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import os
 import shutil
 import sys
@@ -61,20 +62,23 @@ def ssh(lab: Lab, stack: str = "airstrip") -> list[str]:
 
 
 def result(lab: Lab) -> None:
-    """Print where to look: the UI, the user, the password, and the newest CSV on S3."""
+    """Print where to look: the UI, the user, the password, and the newest day on S3."""
     s3 = services.client(lab, "s3")
-    listing = s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-    objects = [entry for entry in listing if entry["Key"].endswith(".csv")]
-    if not objects:
-        raise LabError("no CSV on S3 yet: run `make lab`")
-    newest = max(objects, key=lambda entry: entry["LastModified"])
-    text = s3.get_object(Bucket=BUCKET, Key=newest["Key"])["Body"].read().decode()
+    listing = s3.list_objects_v2(Bucket=BUCKET, Prefix="curated/x/posts/").get("Contents", [])
+    days = [entry["Key"] for entry in listing if entry["Key"].endswith("_manifest.json")]
+    if not days:
+        raise LabError("no posts on S3 yet: run `make lab`")
+    manifest = json.loads(s3.get_object(Bucket=BUCKET, Key=max(days))["Body"].read())
+    objects = [entry["key"] for user in manifest["users"] for entry in user.get("objects", [])]
+    text = s3.get_object(Bucket=BUCKET, Key=objects[0])["Body"].read().decode()
     rows = list(csv.reader(io.StringIO(text, newline="")))
     print(f"UI        https://{services.instance(lab, 'airstrip')['PublicIpAddress']}/")
     print("user      admin")
     print("password  make lab-ssh, then: sudo cat /etc/airflow/secrets/admin_password")
     print("playbooks make lab-shell, then: ansible-playbook playbooks/check.yml")
-    print(f"S3 key    s3://{BUCKET}/{newest['Key']}  ({len(rows) - 1} posts)")
+    print(f"posts     {manifest['rows']} of {manifest['day']}, bought for {manifest['usd']:.2f} USD")
+    for key in objects:
+        print(f"S3 key    s3://{BUCKET}/{key}")
     for row in rows[:6]:
         print("  " + " | ".join(cell.replace("\n", "\\n")[:40] for cell in row))
 
@@ -90,9 +94,7 @@ def main() -> int:
         lab = Lab()
         match words.command:
             case "run":
-                # The keys and profile of a real account must not reach the lab, nor the lab's a real one.
-                kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-                os.execvpe(words.arguments[0], words.arguments, {**kept, **environment(lab)})
+                os.execvpe(words.arguments[0], words.arguments, environment(lab))
             case "ssh":
                 command = ssh(lab)
                 os.execvp(command[0], [*command, *words.arguments])

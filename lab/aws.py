@@ -38,13 +38,10 @@ PUBLIC_ACCESS_MISSING = (
 Start = Callable[..., Any]
 
 
-def images() -> list[dict[str, str]]:
+def images() -> list[dict[str, Any]]:
     """The public machine images: Debian's own, and one that only has the same kind of name."""
-    found = []
-    for number, (version, architecture) in enumerate(
-        itertools.product(SUITES, (("amd64", "x86_64"), ("arm64", "arm64")))
-    ):
-        found.append(image(f"debian-{version}-{architecture[0]}-20261005-2257", f"ami-0debian{number:010d}"))
+    names = [f"debian-{version}-{kind}-20261005-2257" for version in SUITES for kind in ("amd64", "arm64")]
+    found = [image(name, f"ami-0debian{number:010d}") for number, name in enumerate(names)]
     return [*found, image("debian-13-amd64-20991231-9999", "ami-0lookalike00000000", owner="999988887777")]
 
 

@@ -10,12 +10,10 @@ import time
 import traceback
 from typing import Any
 
-import boto3
-
 from lab import instance as machines
 from lab import metadata, network, services
 from lab.aws import Api, bootable, policies
-from lab.settings import AWS_PORT, METADATA_PORT, REGION, Lab
+from lab.settings import AWS_PORT, METADATA_PORT, Lab
 
 NOTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}
 
@@ -24,17 +22,9 @@ class Credentials:
     """Temporary keys of roles, which the S3 store honours under the role's policies of the API."""
 
     def __init__(self, lab: Lab, api: Api) -> None:
-        keys = services.operator_keys(lab)
         self.api = api
         self.given: dict[str, tuple[str, float, dict[str, str]]] = {}
-        self.sts = boto3.client(
-            "sts",
-            endpoint_url=services.s3_endpoint(lab),
-            region_name=REGION,
-            aws_access_key_id=keys["id"],
-            aws_secret_access_key=keys["secret"],
-            verify=str(services.authority(lab)),
-        )
+        self.sts = services.client(lab, "sts")
 
     def mint(self, role: str) -> dict[str, str]:
         """The role's credentials: the same for half an hour, but new ones once its policies changed."""
@@ -135,14 +125,11 @@ class Hypervisor:
             groups[instance.private_ip] = sorted(set(matches))
             if instance.public_ip:
                 public[instance.public_ip] = instance.private_ip
-                self._certify(instance)
+                # The certificate that the owner of a public address could get for it.
+                services.certify(self.lab, instance.public_ip, [instance.public_ip, instance.private_ip])
         if (groups, public) != self.rules:
             network.filter_traffic(self.lab, groups, public)
             self.rules = (groups, public)
-
-    def _certify(self, instance: Any) -> None:
-        """Issue the certificate that the owner of a public address could get for it."""
-        services.certify(self.lab, instance.public_ip, [instance.public_ip, instance.private_ip])
 
 
 def accepted(rule: Any, members: dict[str, list[str]]) -> list[str]:

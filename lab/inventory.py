@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from lab import services
-from lab.settings import ARCHITECTURE, BUCKET, REGION, USERNAMES, Lab
+from lab.settings import ARCHITECTURE, BUCKET, REGION, SMTP_PORT, USERNAMES, Lab
 
 PRODUCTION = Path(__file__).parent.parent / "inventory" / "production"
 
@@ -39,12 +39,25 @@ def write(lab: Lab, stack: str = "airstrip", **settings: str) -> Path:
         "nginx_certificate": "supplied",
         "nginx_certificate_file": f"{lab.certificates}/{{{{ ansible_host }}}}.pem",
         "nginx_certificate_key_file": f"{lab.certificates}/{{{{ ansible_host }}}}.key",
-        "airflow_variables": {"x_usernames": ",".join(USERNAMES), "x_bucket": "{{ aws_bucket }}"},
+        "airflow_variables": {
+            "x_usernames": ",".join(USERNAMES),
+            "x_bucket": "{{ aws_bucket }}",
+            # The stand-in's posts are never edited: a run just after midnight need not wait.
+            "x_settle_minutes": "1",
+            "failure_notices": {"mail": ["ops@lab"]},
+        },
+        "airflow_pools": {"x_api": 2},
         "airflow_connections": {
             "x_api": {
                 "conn_type": "http",
                 "host": services.x_api_endpoint(lab),
                 "password": services.x_bearer_token(lab),
+            },
+            "smtp_default": {
+                "conn_type": "smtp",
+                "host": lab.gateway,
+                "port": SMTP_PORT,
+                "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "airflow@lab"},
             },
         },
         "airflow_task_environment": {

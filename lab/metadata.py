@@ -134,7 +134,11 @@ def tree(api: Api, instance: Any, mint: Mint) -> dict[str, Any]:
         data["public-keys"] = {"": [f"0={key.key_name}"], "0": {"openssh-key": key.public_key}}
     if role:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        info = {"Code": "Success", "LastUpdated": now, "InstanceProfileArn": f"arn:aws:iam::{ACCOUNT}:role/{role}"}
+        info = {
+            "Code": "Success",
+            "LastUpdated": now,
+            "InstanceProfileArn": f"arn:aws:iam::{ACCOUNT}:instance-profile/{role}",
+        }
 
         def credentials() -> str:
             return json.dumps({"Code": "Success", "LastUpdated": now, "Type": "AWS-HMAC", **mint(role)})

@@ -1,9 +1,11 @@
-"""What the instances reach on the lab's own address: AWS with its S3 store, and the X API stand-in."""
+"""What the instances reach on the lab's own address: AWS with its S3 store, the X API stand-in, a mail server."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import os
 import secrets
 import socket
 import ssl
@@ -17,7 +19,7 @@ import trustme
 from botocore.exceptions import ClientError
 
 from lab.run import start, wait_for
-from lab.settings import ACCOUNT, AWS_PORT, REGION, S3_PORT, X_API_PORT, Lab, LabError
+from lab.settings import ACCOUNT, AWS_PORT, REGION, S3_PORT, SMTP_PORT, X_API_PORT, Lab, LabError
 
 # The store knows one role, which may do all; each session of it is narrowed to the policies of an instance's role.
 STORE_ROLE = f"arn:aws:iam::{ACCOUNT}:role/instance"
@@ -29,6 +31,7 @@ def up(lab: Lab) -> None:
     _s3(lab)
     _aws(lab)
     _x_api(lab)
+    _smtp(lab)
 
 
 def authority(lab: Lab) -> Path:
@@ -53,10 +56,16 @@ def operator_keys(lab: Lab) -> dict[str, str]:
     return json.loads(_secret(lab, "aws/operator.json", lambda: json.dumps({"id": _word(20), "secret": _word(40)})))
 
 
+def ambient() -> dict[str, str]:
+    """This process's environment without what belongs to another AWS account."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+
+
 def operator_environment(lab: Lab) -> dict[str, str]:
-    """What the AWS tools of the account's owner read: the only difference to AWS."""
+    """The environment of the account owner's AWS tools: the AWS_ variables are the only difference to AWS."""
     keys = operator_keys(lab)
     return {
+        **ambient(),
         "AWS_ENDPOINT_URL": aws_endpoint(lab),
         "AWS_CA_BUNDLE": str(authority(lab)),
         "AWS_ACCESS_KEY_ID": keys["id"],
@@ -66,11 +75,11 @@ def operator_environment(lab: Lab) -> dict[str, str]:
 
 
 def client(lab: Lab, service: str):
-    """The owner's boto3 client for one service of the lab's AWS."""
+    """The owner's boto3 client for one service of the lab's AWS; S3 and its sessions are the store's."""
     keys = operator_keys(lab)
     return boto3.client(
         service,
-        endpoint_url=s3_endpoint(lab) if service == "s3" else aws_endpoint(lab),
+        endpoint_url=s3_endpoint(lab) if service in {"s3", "sts"} else aws_endpoint(lab),
         region_name=REGION,
         aws_access_key_id=keys["id"],
         aws_secret_access_key=keys["secret"],
@@ -240,3 +249,26 @@ def _x_api(lab: Lab) -> None:
         ],
     )
     wait_for("the X API", lambda: listens(lab, X_API_PORT), 20, pid_file.with_suffix(".log"))
+
+
+def mails(lab: Lab) -> Path:
+    """The folder in which each mail that the lab's machines send becomes a file."""
+    return lab.state / "smtp" / "mail" / "new"
+
+
+def _smtp(lab: Lab) -> None:
+    pid_file = lab.state / "smtp" / "process.pid"
+    start(
+        pid_file,
+        [
+            *[sys.executable, "-m", "aiosmtpd", "--nosetuid", "--listen", f"{lab.gateway}:{SMTP_PORT}"],
+            *["--class", "aiosmtpd.handlers.Mailbox", str(lab.state / "smtp" / "mail")],
+        ],
+    )
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((lab.gateway, SMTP_PORT), timeout=2):
+            return True
+        return False
+
+    wait_for("the mail server", answers, 20, pid_file.with_suffix(".log"))

@@ -20,6 +20,7 @@ AWS_PORT = 8300
 METADATA_PORT = 8301
 S3_PORT = 8333
 X_API_PORT = 8443
+SMTP_PORT = 2525
 
 
 class LabError(Exception):
