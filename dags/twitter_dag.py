@@ -1,72 +1,134 @@
-"""The posts of the wanted X users, as one CSV a day on S3."""
+"""### Posts of X users, one UTC day a run
+
+Looks the users up, reads each one's day in a task of its own, and publishes one CSV a user below
+`s3://<x_bucket>/curated/x/posts/dt=<day>/`, the manifest last. The asset `x_posts` then has an event with the
+rows, the cost and the manifest's SHA-256.
+
+**Again?** Clear or run a day as often as you like: pages that were bought lie below `raw/x/posts/` and are never
+asked for again. A rate limit shows as *up for retry* until X's window ends; the task then goes on behind its
+last page. To buy a day once more, delete `raw/x/posts/dt=<day>/` first.
+
+**Stopped by the budget, a cap or missing credits?** Raise `x_max_usd` (or buy credits), then clear the failed tasks.
+
+**Older days:** *Trigger → Backfill*. X shows a user's newest 3,200 posts and no more.
+
+Each field of the trigger form stands for one run; empty means the Airflow variable of that name with `x_` before it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import pendulum
-from airflow.sdk import Connection, CronDataIntervalTimetable, Param, Variable, dag, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
+from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
+from airflow.sdk import (
+    Asset,
+    Connection,
+    CronDataIntervalTimetable,
+    Param,
+    RetryDecision,
+    RetryPolicy,
+    Variable,
+    dag,
+    get_current_context,
+    task,
+)
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from airstrip.notices import notify_failure
+
+POSTS = Asset("x_posts")
+# A run without a logical date is about the day before it.
+END = "(dag_run.data_interval_end or dag_run.run_after.replace(hour=0, minute=0, second=0, microsecond=0))"
+SETTLE = "var.value.get('x_settle_minutes', 65)"
 
 
-@contextmanager
-def failing_at_once() -> Iterator[None]:
-    """Fail without the retries that could not help: they would only hide the message for an hour."""
-    from etl import twitter_etl
+class XRetryPolicy(RetryPolicy):
+    """Come back when X says, and fail at once where waiting does not help."""
 
-    try:
-        yield
-    except (twitter_etl.XApiError, twitter_etl.BucketRefused) as error:
-        raise AirflowFailException(str(error)) from error
+    def evaluate(self, exception: BaseException, try_number: int, max_tries: int, context: Any = None) -> RetryDecision:
+        from etl import storage, twitter_etl, x_api
+
+        if isinstance(exception, x_api.RateLimited):
+            return RetryDecision.retry(timedelta(seconds=exception.seconds), str(exception))
+        if isinstance(exception, (x_api.XApiError, storage.StorageRefused, twitter_etl.QualityError)):
+            return RetryDecision.fail(str(exception))
+        return RetryDecision.default()
+
+
+def setting(name: str, default: Any = "") -> Any:
+    """Return the field of the trigger form, else the Airflow variable, else the default."""
+    given = get_current_context()["params"].get(name)
+    return Variable.get(f"x_{name}", default=default) if given in (None, "", []) else given
+
+
+def switch(name: str, default: str) -> bool:
+    """Return a setting that is on or off."""
+    return str(setting(name, default)).lower() in ("true", "yes", "on", "1")
+
+
+def words(value: str | list[str]) -> list[str]:
+    """Return the items of a list, or of a text with commas."""
+    return [word.strip() for word in (value.split(",") if isinstance(value, str) else value) if word.strip()]
 
 
 def client() -> Any:
     """Return the X API client of the connection x_api."""
-    from etl import twitter_etl
+    from etl import x_api
 
     try:
         connection = Connection.get("x_api")
     except AirflowNotFoundException:
-        raise twitter_etl.XApiError(
+        raise x_api.XApiError(
             "there is no connection x_api: set airflow_connections.x_api and run playbooks/site.yml"
         ) from None
-    return twitter_etl.x_client(connection.password or "", connection.host or "https://api.x.com")
+    extra = dict(connection.extra_dejson)
+    dialect = extra.pop("dialect", "tweet")
+    try:
+        keys = x_api.Keys(connection.password or "", **extra)
+    except TypeError as error:
+        raise x_api.XApiError(f"the extra of the connection x_api has a key that is not known: {error}") from None
+    return x_api.Client(keys, connection.host or x_api.BASE_URL, dialect)
 
 
-def setting(name: str) -> str:
-    """Return the Airflow variable of that name."""
+def bucket() -> Any:
+    """Return the storage of the variable x_bucket."""
+    from etl import storage, x_api
+
+    name = setting("bucket")
+    if not name:
+        raise x_api.XApiError("x_bucket is not set: set airflow_variables.x_bucket and run playbooks/site.yml")
+    return storage.Storage(f"s3://{name}")
+
+
+def day() -> date:
+    """Return the run's day."""
     from etl import twitter_etl
 
-    value = Variable.get(name, default="")
-    if not value:
-        raise twitter_etl.XApiError(f"{name} is not set: set airflow_variables.{name} and run playbooks/site.yml")
-    return value
-
-
-def interval() -> tuple[datetime, datetime]:
-    """Return the run's day [start, end); a run without a logical date means the day before it."""
     run = get_current_context()["dag_run"]
-    if run.data_interval_start and run.data_interval_end:
-        return run.data_interval_start, run.data_interval_end
-    today = run.run_after.replace(hour=0, minute=0, second=0, microsecond=0)
-    return today - timedelta(days=1), today
+    end: datetime = run.data_interval_end or run.run_after.replace(hour=0, minute=0, second=0, microsecond=0)
+    return twitter_etl.day_of(run.data_interval_start or end - timedelta(days=1), end)
 
 
 @dag(
     schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
-    start_date=pendulum.datetime(2026, 11, 1, tz="UTC"),
+    # X's API knows no earlier day; a run before the start would do nothing and succeed.
+    start_date=pendulum.datetime(2010, 11, 6, tz="UTC"),
     catchup=False,
+    # Two runs over one day would buy its pages twice.
     max_active_runs=1,
     default_args={
         "owner": "data",
-        "retries": 3,
-        "retry_delay": timedelta(minutes=5),
+        "retries": 12,
+        "retry_delay": timedelta(minutes=1),
         "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(minutes=15),
+        "retry_policy": XRetryPolicy(),
+        "execution_timeout": timedelta(hours=1),
     },
+    on_failure_callback=notify_failure,
     tags=["x", "s3"],
     params={
         "usernames": Param(
@@ -74,43 +136,69 @@ def interval() -> tuple[datetime, datetime]:
             type="array",
             items={"type": "string", "pattern": "^@?[A-Za-z0-9_]{1,15}$"},
             maxItems=100,
-            description="X users to read in this run; none means those of the variable x_usernames.",
-        )
+            uniqueItems=True,
+            description="X users to read, one a line.",
+        ),
+        "max_posts": Param(None, type=["null", "integer"], minimum=5, description="Posts that the day may buy."),
+        "max_usd": Param(None, type=["null", "number"], minimum=0.03, description="USD that the day may cost."),
+        "output_formats": Param(
+            [],
+            type="array",
+            items={"type": "string", "enum": ["csv", "parquet"]},
+            uniqueItems=True,
+            examples=["csv", "parquet"],
+            description="csv, and parquet beside it.",
+        ),
+        "strict": Param(None, type=["null", "boolean"], description="Fail where a user is not shown."),
     },
     doc_md=__doc__,
 )
 def twitter() -> None:
-    """Resolve the users, read each one's day in a task of its own, write one object."""
+    """Wait until the day has come to rest, look the users up, read each one's day, publish."""
+    settled = DateTimeSensorAsync(
+        task_id="day_has_settled",
+        target_time=f"{{{{ {END} + macros.timedelta(minutes=[{SETTLE} | int, 1] | max) }}}}",
+        doc_md="Posts may be edited for up to an hour: a day is read 65 minutes after its end (`x_settle_minutes`).",
+    )
 
     @task
-    @failing_at_once()
-    def resolve_users(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
+    def resolve_users() -> list[dict[str, Any]]:
         from etl import twitter_etl
 
-        usernames = (params or {}).get("usernames") or setting("x_usernames").split(",")
-        return [asdict(user) for user in twitter_etl.resolve_users(client(), usernames)]
+        users = twitter_etl.resolve_users(
+            client(), bucket(), words(setting("usernames")), day(), switch("strict", "false")
+        )
+        return [asdict(user) for user in users]
 
-    @task(map_index_template="{{ task.op_kwargs['user']['username'] }}", max_active_tis_per_dagrun=2)
-    @failing_at_once()
-    def fetch_posts(user: dict[str, str]) -> list[dict[str, Any]]:
+    @task(pool="x_api", map_index_template="{{ task.op_kwargs['user']['username'] }}")
+    def fetch_posts(user: dict[str, Any]) -> dict[str, Any]:
         from etl import twitter_etl
 
+        default = twitter_etl.Budget()
+        budget = twitter_etl.Budget(
+            int(setting("max_posts", default.max_posts)), float(setting("max_usd", default.max_usd))
+        )
         owner = twitter_etl.User(**user)
-        posts = twitter_etl.fetch_posts(client(), owner, *interval())
-        return [twitter_etl.clean_post(owner, post) for post in posts]
+        return asdict(twitter_etl.extract(client(), bucket(), owner, day(), budget, switch("expand", "true")))
 
-    @task
-    @failing_at_once()
-    def store_csv(rows_by_user: list[list[dict[str, Any]]]) -> str:
-        import s3fs
-
+    @task(outlets=[POSTS])
+    def publish(extractions: list[dict[str, Any]]) -> dict[str, Any]:
         from etl import twitter_etl
 
-        content = twitter_etl.to_csv(twitter_etl.to_frame(row for rows in rows_by_user for row in rows))
-        key = twitter_etl.object_key(interval()[0])
-        return twitter_etl.store(s3fs.S3FileSystem(), setting("x_bucket"), key, content)
+        found = [
+            twitter_etl.Extraction(**{**extraction, "user": twitter_etl.User(**extraction["user"])})
+            for extraction in extractions
+        ]
+        target = bucket()
+        formats = words(setting("output_formats", "csv"))
+        manifest = twitter_etl.load(target, found, day(), formats, switch("formula_guard", "false"))
+        event = twitter_etl.event(target, manifest)
+        get_current_context()["outlet_events"][POSTS].extra = event
+        return event
 
-    store_csv(fetch_posts.expand(user=resolve_users()))
+    users = resolve_users()
+    settled >> users
+    publish(fetch_posts.expand(user=users))
 
 
 twitter()

@@ -1,0 +1,48 @@
+"""### A picture of each user's day on X
+
+Runs whenever the DAG `twitter` has published a day (the asset `x_posts`) and writes below
+`s3://<x_bucket>/curated/x/summary/dt=<day>/` one `summary.csv` and a `summary.png` for each user. After a backfill
+one run may be about several days. Triggered by hand it needs the day.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Asset, Param, Variable, dag, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from airstrip.notices import notify_failure
+
+
+@dag(
+    schedule=[Asset("x_posts")],
+    # Nothing happens until the DAG twitter is switched on.
+    is_paused_upon_creation=False,
+    catchup=False,
+    max_active_runs=1,
+    default_args={"owner": "data", "retries": 3, "retry_delay": timedelta(minutes=1)},
+    on_failure_callback=notify_failure,
+    tags=["x", "s3"],
+    params={"day": Param(None, type=["null", "string"], format="date", description="The day, in a run by hand.")},
+    doc_md=__doc__,
+)
+def twitter_summary() -> None:
+    """Summarise each day of the events."""
+
+    @task
+    def summarise(params: dict[str, Any], triggering_asset_events: Any = None) -> list[str]:
+        from etl import storage, twitter_summary
+
+        events = [event.extra for found in (triggering_asset_events or {}).values() for event in found]
+        days = twitter_summary.days(events or [{"day": day} for day in [params["day"]] if day])
+        if not days:
+            raise AirflowFailException("there is no event to say which day: give the day in the trigger form")
+        bucket = storage.Storage(f"s3://{Variable.get('x_bucket')}")
+        return [address for day in days for address in twitter_summary.summarise(bucket, day)]
+
+    summarise()
+
+
+twitter_summary()

@@ -1,0 +1,42 @@
+"""The stand-in for the X API in this process, and a folder to collect into."""
+
+import threading
+from datetime import UTC, datetime
+
+import pytest
+
+from etl import x_api
+from etl.storage import Storage
+from lab.x_api.api import XApi
+from lab.x_api.oauth import Keys
+from lab.x_api.people import lab_people
+from lab.x_api.server import Server
+
+KEYS = Keys("bearer-for-tests", "consumer", "consumer-secret", "access", "access-secret")
+NOW = datetime(2026, 11, 2, 0, 40, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def x_server():
+    server = Server(XApi(KEYS, []))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture
+def x(x_server, monkeypatch):
+    """The account: it is 00:40 of November 2, and nobody waits between tries."""
+    monkeypatch.setattr(x_api, "LONGEST_PAUSE_SECONDS", 0)
+    x_server.api = XApi(KEYS, lab_people(), clock=lambda: NOW)
+    return x_server.api
+
+
+@pytest.fixture
+def client(x, x_server):
+    return x_api.Client(x_api.Keys(KEYS.bearer_token), x_server.address)
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Storage(str(tmp_path / "data"))

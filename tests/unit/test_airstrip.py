@@ -1,0 +1,234 @@
+"""The package that Airflow gets beside its own: releases as a bundle, the handing over of tasks, the examination."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from airflow.exceptions import AirflowException
+from airflow.utils.net import get_hostname
+from airflow.utils.state import TaskInstanceState
+
+from airstrip import executor, gate, live, releases
+from airstrip.bundle import ReleaseBundle
+
+DAG = """
+from airflow.sdk import DAG
+with DAG({name!r}, schedule=None):
+    pass
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two releases, of which the second is live."""
+    for name in ("r1", "r2"):
+        folder = tmp_path / "releases" / name
+        (folder / "dags").mkdir(parents=True)
+        manifest = {"dags": {"moved": f"dags/{name}.py"}, "virtualenv": str(Path(sys.prefix).resolve())}
+        (folder / "release.json").write_text(json.dumps(manifest))
+    (tmp_path / "current").symlink_to("releases/r2")
+    return tmp_path
+
+
+def bundle(root, **options):
+    return ReleaseBundle(name="airstrip", root=str(root), **options)
+
+
+def test_the_bundle_is_the_live_release(root):
+    live = bundle(root)
+    live.initialize()
+    assert live.path == root / "releases" / "r2"
+    assert live.get_current_version().version == "r2"
+
+
+def test_the_bundle_changes_at_a_refresh_alone(root):
+    live = bundle(root)
+    (root / "current").unlink()
+    (root / "current").symlink_to("releases/r1")
+    assert live.get_current_version().version == "r2"
+    live.refresh()
+    assert live.get_current_version().version == "r1"
+
+
+def test_a_run_stays_on_its_release(root):
+    pinned = bundle(root, version="r1")
+    pinned.initialize()
+    pinned.refresh()
+    assert (pinned.path, pinned.get_current_version().version) == (root / "releases" / "r1", "r1")
+
+
+def test_a_release_that_is_gone_says_what_to_do(root):
+    with pytest.raises(AirflowException, match="run on latest version"):
+        bundle(root, version="r0").initialize()
+
+
+def test_without_a_first_release_there_is_no_version(tmp_path):
+    empty = bundle(tmp_path)
+    empty.initialize()
+    assert empty.get_current_version() is None and not empty.path.exists()
+
+
+def workload(root, version="r1"):
+    from airflow.executors.workloads import ExecuteTask
+
+    return ExecuteTask.model_construct(
+        ti=SimpleNamespace(dag_id="moved"),
+        dag_rel_path=Path("dags/r2.py"),
+        bundle_info=SimpleNamespace(name="airstrip", version=version),
+    )
+
+
+def test_a_task_finds_its_dag_where_its_release_has_it(root, monkeypatch):
+    monkeypatch.setattr(executor, "_run_here", lambda workload, **_: workload.dag_rel_path)
+    assert executor.run_workload(root, workload(root)) == Path("dags/r1.py")
+    assert executor.run_workload(root, workload(root, "pruned")) == Path("dags/r2.py")
+    assert executor.run_workload(None, workload(root)) == Path("dags/r2.py")
+
+
+def test_a_task_runs_in_the_virtualenv_of_its_release(root, tmp_path, monkeypatch):
+    python = tmp_path / "other" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    manifest = {"dags": {}, "virtualenv": str(tmp_path / "other")}
+    (root / "releases" / "r1" / "release.json").write_text(json.dumps(manifest))
+    called = {}
+
+    def run(command, **options):
+        called.update(options, command=command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(executor.subprocess, "run", run)
+    task = workload(root)
+    monkeypatch.setattr(type(task), "model_dump_json", lambda _: "the workload")
+    executor.run_workload(root, task)
+    assert called["command"][0] == python and called["input"] == "the workload"
+    assert called["env"]["PATH"].startswith(f"{tmp_path}/other/bin:")
+
+
+def instance(**values):
+    return SimpleNamespace(state=TaskInstanceState.RUNNING, hostname=get_hostname(), **values)
+
+
+def test_only_a_task_without_a_process_is_tried_again():
+    process = subprocess.Popen(["sleep", "60"], executable="/bin/sleep")
+    named = subprocess.Popen(["airflow worker", "60"], executable="/bin/sleep")
+    try:
+        # A program has no command line for a moment after it was started.
+        while not (executor.command_line(named.pid) and executor.command_line(process.pid)):
+            time.sleep(0.01)
+        running = instance(pid=named.pid)
+        elsewhere = SimpleNamespace(state=TaskInstanceState.RUNNING, hostname="another", pid=1)
+        queued = SimpleNamespace(state=TaskInstanceState.QUEUED, hostname="", pid=None)
+        reused = instance(pid=process.pid)
+        adopt = executor.HandoverExecutor.try_adopt_task_instances
+        assert adopt(None, [running, elsewhere, queued, reused]) == [queued, reused]
+        named.kill()
+        os.waitid(os.P_PID, named.pid, os.WEXITED | os.WNOWAIT)
+        assert adopt(None, [running]) == [running], "a process that ended and was not reaped is none"
+    finally:
+        process.kill()
+        named.kill()
+        process.wait()
+        named.wait()
+
+
+@pytest.fixture
+def release(tmp_path):
+    folder = tmp_path / "releases" / "candidate"
+    (folder / "dags").mkdir(parents=True)
+    (folder / "shared").mkdir()
+    (folder / "shared" / "numbers_of_ours.py").write_text("ANSWER = 42\n")
+    (folder / ".airflowignore").write_text("shared/\n")
+
+    def write(**files):
+        for name, text in files.items():
+            (folder / "dags" / f"{name}.py").write_text(text)
+        return folder
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def no_database(monkeypatch):
+    monkeypatch.setattr(gate, "absent", lambda findings: [])
+    monkeypatch.setattr(live, "stranded", lambda dags: [])
+
+
+def test_a_good_release_passes_and_its_dags_are_known(release):
+    importing = "from shared.numbers_of_ours import ANSWER\nassert ANSWER == 42\n" + DAG.format(name="good")
+    answer = gate.examine(release(good=importing, other=DAG.format(name="other")))
+    assert answer == {"dags": {"good": "dags/good.py", "other": "dags/other.py"}, "problems": []}
+
+
+PROBLEMS = {
+    "a syntax error": ("airflow = DAG(\n", "dags/bad.py:1: SyntaxError"),
+    "a missing package": ("import airflow\nimport nowhere_dag\n", "dags/bad.py:2: ModuleNotFoundError: No module"),
+    "an end of the process": ("import os\n# airflow DAG\nos._exit(3)\n", "dags/bad.py: ends the Python that"),
+    "a long message": (
+        "# airflow DAG\ndef f():\n    raise ValueError('first\\nsecond')\nf()\n",
+        "dags/bad.py:3: ValueError: first",
+    ),
+    "a cycle": (
+        "from airflow.sdk import DAG\nfrom airflow.providers.standard.operators.empty import EmptyOperator as E\n"
+        "with DAG('bad', schedule=None):\n    a, b = E(task_id='a'), E(task_id='b')\n    a >> b >> a\n",
+        "dags/bad.py:3: AirflowDagCycleException",
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "words"), PROBLEMS.values(), ids=PROBLEMS)
+def test_a_bad_file_is_named_with_its_line(release, source, words):
+    (problem,) = gate.examine(release(bad=source, good=DAG.format(name="good")))["problems"]
+    assert problem.startswith(words)
+
+
+def test_one_name_for_two_dags_is_refused(release):
+    (problem,) = gate.examine(release(one=DAG.format(name="same"), two=DAG.format(name="same")))["problems"]
+    assert problem.startswith("dags/one.py:3 and dags/two.py:3: both define the DAG same")
+
+
+NAMES = """
+from airflow.sdk import Connection, dag, task
+from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
+
+WAREHOUSE = "warehouse"
+
+@dag(schedule=None)
+def names():
+    @task(pool="narrow")
+    def read():
+        Connection.get("x_api")
+    read()
+    SQLExecuteQueryOperator(task_id="load", sql="SELECT 1", conn_id=WAREHOUSE)
+    SQLExecuteQueryOperator(task_id="templated", sql="SELECT 1", conn_id="{{ params.connection }}")
+    SQLExecuteQueryOperator(task_id="own", sql="SELECT 1")
+
+names()
+"""
+
+
+def test_the_connections_and_pools_that_a_dag_names_are_found(release):
+    folder = release(names=NAMES)
+    ((_, finding),) = gate.in_processes(folder, [str(folder / "dags" / "names.py")])
+    assert finding.connections == {"x_api": "dags/names.py:11", "warehouse": "dags/names.py:5"}
+    assert set(finding.pools) == {"narrow", "default_pool"}
+
+
+def test_live_asks_again_for_a_file_that_was_read_too_early(tmp_path):
+    file = tmp_path / "dag.py"
+    file.touch()
+    os.utime(file, (0, 0))
+    live.refresh(file)
+    assert file.stat().st_mtime > 1
+
+
+def test_the_manifest_tells_the_live_release(root):
+    assert releases.live(root) == "r2"
+    assert releases.manifest(root, "r1")["dags"] == {"moved": "dags/r1.py"}
