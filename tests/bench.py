@@ -1,7 +1,7 @@
 """`make bench`: what the design buys, measured side by side on a machine of its own.
 
 Prints a table and writes build/bench.json, one flat object, figure name to number. Groups:
-tutorial (pip install and `airflow standalone`), install, memory, speed.
+tutorial (pip install and `airflow standalone`), install, memory, speed, releases, restarts, control, etl (no machine).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from ipaddress import IPv4Network
 
 from lab import __main__ as commands
 from lab.settings import Lab
+from tests.bench_etl import etl
+from tests.bench_releases import control, releases, restarts
 from tests.e2e.conftest import ROOT, Server
 
 RESULTS = ROOT / "build" / "bench.json"
@@ -161,13 +163,28 @@ def run_seconds(server: Server, dag: str) -> float:
 
 def main(names: list[str]) -> None:
     """Measure the named groups, or all, and keep earlier figures of the others."""
-    groups = {"tutorial": tutorial, "install": install, "memory": memory, "speed": speed}
-    unknown = set(names) - set(groups)
+    # The last leaves the server as it should not be.
+    groups = {"tutorial": tutorial, "install": install, "memory": memory, "speed": speed, "releases": releases,
+              "restarts": restarts, "control": control}  # fmt: skip
+    unknown = set(names) - set(groups) - {"etl"}
     if unknown:
-        sys.exit(f"bench: no group {', '.join(unknown)}: NAME is one of {', '.join(groups)}")
+        sys.exit(f"bench: no group {', '.join(unknown)}: NAME is one of {', '.join([*groups, 'etl'])}")
     figures = json.loads(RESULTS.read_text()) if RESULTS.exists() and names else {}
+    wanted = names or [*groups, "etl"]
+    if "etl" in wanted:
+        figures |= etl()
+    if wanted != ["etl"]:
+        figures |= on_a_server(groups, wanted)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
+    for name, value in figures.items():
+        print(f"{name:<28} {value:>10.2f}")
+
+
+def on_a_server(groups: dict[str, Callable[[Server], dict[str, float]]], wanted: list[str]) -> dict[str, float]:
+    """Measure the wanted groups on a machine of their own."""
+    figures: dict[str, float] = {}
     lab = Lab("stripbnch", IPv4Network("10.203.2.0/24"))
-    wanted = names or list(groups)
     try:
         server = fresh(lab)
         if "tutorial" in wanted:
@@ -175,15 +192,12 @@ def main(names: list[str]) -> None:
             server = fresh(lab)
         if "install" not in wanted and wanted != ["tutorial"]:
             server.play("site.yml")
-        for name in ("install", "memory", "speed"):
-            if name in wanted:
+        for name in groups:
+            if name in wanted and name != "tutorial":
                 figures |= groups[name](server)
     finally:
         commands.down(lab)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
-    for name, value in figures.items():
-        print(f"{name:<28} {value:>10.2f}")
+    return figures
 
 
 if __name__ == "__main__":

@@ -74,16 +74,26 @@ class Server:
 
     def play(self, playbook: str, *arguments: str, succeeds: bool = True) -> Play:
         """Run a playbook with the very command of the README."""
-        command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}", *arguments]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        environment = {**kept, **services.operator_environment(self.lab), "ANSIBLE_NOCOLOR": "1"}
-        result = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
-        play = Play(result.returncode, result.stdout + result.stderr)
+        process = self.begin(playbook, *arguments)
+        output, _ = process.communicate()
+        play = Play(process.returncode, output)
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
         with (ARTEFACTS / f"{self.stack}.log").open("a") as log:
-            log.write(f"$ {shlex.join(command)}\n{play.output}\n")
+            log.write(f"$ {shlex.join(process.args)}\n{play.output}\n")
         assert (play.code == 0) == succeeds, play.output[-6000:]
         return play
+
+    def begin(self, playbook: str, *arguments: str) -> subprocess.Popen[str]:
+        """Begin to run a playbook, in a process group of its own."""
+        command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}", *arguments]
+        environment = {**services.operator_environment(self.lab), "ANSIBLE_NOCOLOR": "1"}
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, process_group=0, **streams)
+
+    def unit(self, component: str) -> str:
+        """Which of a pair runs."""
+        units = f"'airflow-{component}@*.service'"
+        return self.run(f"systemctl list-units --plain --no-legend --state=active {units}").split()[0]
 
     def run(self, command: str, check: bool = True) -> str:
         """Run a shell command on the machine as root."""
@@ -141,7 +151,7 @@ def lab():
 @pytest.fixture(scope="session")
 def server(lab) -> Server:
     """The Debian 13 machine, made on EC2 and deployed to from nothing."""
-    server = Server(lab, "debian13")
+    server = Server(lab, "debian13", nginx_commit_url="https://git.example.com/commit/{commit}")
     server.play("provision.yml")
     # A look before the first change must work where nothing is installed yet.
     server.play("site.yml", "--check", "--diff")

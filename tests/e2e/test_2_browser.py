@@ -55,15 +55,15 @@ def test_its_last_run_is_green(page, server):
 def test_its_graph_is_drawn(page, server):
     page.goto(f"{server.url}/dags/twitter")
     page.locator("button[aria-label*='Graph'], button[title*='Graph']").first.click()
-    expect(page.locator(".react-flow__node").filter(has_text="store_csv").first).to_be_visible()
+    expect(page.locator(".react-flow__node").filter(has_text="publish").first).to_be_visible()
     look(page, "graph")
 
 
 def test_the_log_of_a_task_is_shown(page, server):
     api = server.api()
     runs = api.get(f"{server.url}/api/v2/dags/twitter/dagRuns", params={"order_by": "-run_after"}).json()["dag_runs"]
-    page.goto(f"{server.url}/dags/twitter/runs/{runs[0]['dag_run_id']}/tasks/store_csv")
-    expect(page.get_by_text("posts.csv").first).to_be_visible()
+    page.goto(f"{server.url}/dags/twitter/runs/{runs[0]['dag_run_id']}/tasks/publish")
+    expect(page.get_by_text("_manifest.json").first).to_be_visible()
     look(page, "log")
 
 

@@ -31,6 +31,8 @@ calls = {
     "write to another": lambda: s3.put_object(Bucket="airstrip-other", Key="curated/test", Body=b"x"),
     "loosen the policy": lambda: s3.delete_bucket_policy(Bucket="BUCKET"),
     "start machines": lambda: session.client("ec2").describe_instances(),
+    "widen itself": lambda: session.client("sts", endpoint_url="STORE").assume_role(
+        RoleArn="arn:aws:iam::123456789012:role/instance", RoleSessionName="wider"),
     "read secrets": lambda: session.client("ssm").get_parameter(Name="/airflow/connections/x_api"),
 }
 for name, call in calls.items():
@@ -55,12 +57,21 @@ def python(server, program: str) -> str:
 
 
 def test_the_role_reaches_its_prefix_and_nothing_else(server, machine):
-    said = dict(line.rsplit(" ", 1) for line in python(server, REACH.replace("BUCKET", BUCKET)).splitlines())
+    program = REACH.replace("BUCKET", BUCKET).replace("STORE", services.s3_endpoint(server.lab))
+    said = dict(line.rsplit(" ", 1) for line in python(server, program).splitlines())
     assert said.pop("method") == "iam-role"
     allowed = {"write inside", "read inside", "list inside"}
     assert {name for name, answer in said.items() if answer == "allowed"} == allowed
     refusals = ("AccessDenied", "UnauthorizedOperation")
     assert all(answer.startswith(refusals) for name, answer in said.items() if name not in allowed), said
+
+
+def test_the_store_has_no_back_door(server):
+    lab = server.lab
+    knock = "import socket\ntry: socket.create_connection(('{}', {}), 3)\nexcept OSError as error: print('closed')"
+    for port in (9333, 9340, 20000 + lab.number, 24000 + lab.number, 25000 + lab.number):
+        socket.create_connection((lab.gateway, port), 3).close()
+        assert python(server, knock.format(lab.gateway, port)) == "closed\n", port
 
 
 def test_no_key_of_aws_lies_on_the_host(server):
@@ -76,9 +87,9 @@ def test_the_metadata_service_wants_a_token(server):
 
 def test_without_its_policy_the_run_fails_and_says_so(server):
     server.aws("iam").delete_role_policy(RoleName=ROLE, PolicyName=POLICY)
-    assert "store_csv" in server.play("run.yml", "-e", "dag=twitter", succeeds=False).output
+    assert "resolve_users" in server.play("run.yml", "-e", "dag=twitter", succeeds=False).output
     log = server.run("grep -rh AccessDenied /var/log/airflow/dag_id=twitter")
-    assert f"S3 refuses this host to write {BUCKET}/curated/" in log and "playbooks/provision.yml" in log
+    assert f"this host may not use {BUCKET}/" in log and "playbooks/provision.yml" in log
     assert server.play("provision.yml").changed_tasks == ["TASK [aws : Keep what it may do]"]
     server.play("run.yml", "-e", "dag=twitter")
 

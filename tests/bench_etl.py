@@ -1,0 +1,88 @@
+"""The X pipeline beside a loop that only downloads: 50 users with 3,200 posts each; a page takes the API 0.1 s."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from lab.x_api.api import XApi
+from lab.x_api.oauth import Keys
+from lab.x_api.people import Person
+from lab.x_api.server import Server
+
+ROOT = Path(__file__).parents[1]
+PYTHON = ROOT / "build" / "airflow" / "bin" / "python"
+USERS, POSTS = 50, 3200
+# X itself takes longer.
+ANSWER_SECONDS = 0.1
+BARE = """
+import os, sys, requests
+session = requests.Session()
+session.headers["Authorization"] = "Bearer " + os.environ["X_BEARER_TOKEN"]
+day, count = sys.argv[1], 0
+for number in range(1, int(sys.argv[2]) + 1):
+    query = {"max_results": 100, "start_time": f"{day}T00:00:00Z", "end_time": sys.argv[3],
+             "expansions": "referenced_tweets.id",
+             "tweet.fields": "created_at,lang,public_metrics,note_tweet,referenced_tweets"}
+    while True:
+        body = session.get(f"{os.environ['X_API_URL']}/2/users/{number}/tweets", params=query).json()
+        count += len(body["data"])
+        if "next_token" not in body["meta"]:
+            break
+        query["pagination_token"] = body["meta"]["next_token"]
+print(count)
+"""
+
+
+def run(command: list[str], environment: dict[str, str]) -> tuple[float, float, str]:
+    """Run a command; return its seconds, its peak memory in MB, and what it said."""
+    began = time.monotonic()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.monotonic() - began
+        output.seek(0)
+        said = output.read()
+    assert process.returncode == 0, said[-3000:]
+    return seconds, usage.ru_maxrss / 1024, said
+
+
+def etl() -> dict[str, float]:
+    """Measure; figures are posts a second, the ratio of times, and peak memory for 5 and for all users."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    day = today - timedelta(days=1)
+    people = [Person(str(number), f"user_{number}", POSTS, last=day) for number in range(1, USERS + 1)]
+    server = Server(XApi(Keys("bench"), people, clock=lambda: today + timedelta(hours=1)), seconds=ANSWER_SECONDS)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {**os.environ, "X_BEARER_TOKEN": "bench", "X_API_URL": server.address}
+    names = [person.username for person in people]
+
+    def collect(users: int) -> tuple[float, float]:
+        with tempfile.TemporaryDirectory() as folder:
+            budget = ["--max-posts", str(USERS * POSTS * 2), "--max-usd", "2000"]
+            command = [str(PYTHON), "-m", "etl.twitter_etl", *names[:users], "--day", f"{day:%Y-%m-%d}", "--to", folder]
+            seconds, peak, said = run([*command, *budget], environment)
+        assert f"{users * POSTS} posts" in said, said[-3000:]
+        return seconds, peak
+
+    try:
+        bare, _, said = run(
+            [str(PYTHON), "-c", BARE, f"{day:%Y-%m-%d}", str(USERS), f"{today:%Y-%m-%dT%H:%M:%SZ}"], environment
+        )
+        assert int(said) == USERS * POSTS
+        seconds, peak = collect(USERS)
+        _, peak_of_few = collect(5)
+    finally:
+        server.shutdown()
+    return {
+        "etl_posts_per_s": round(USERS * POSTS / seconds, 1),
+        "etl_time_ratio": round(seconds / bare, 3),
+        "etl_peak_mb": round(peak, 1),
+        "etl_peak_5_users_mb": round(peak_of_few, 1),
+    }

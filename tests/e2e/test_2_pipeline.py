@@ -1,0 +1,176 @@
+"""The X pipeline where X limits, ends the credits, and is asked for a month at once."""
+
+from __future__ import annotations
+
+import csv
+import email
+import email.policy
+import io
+import json
+import time
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+
+from lab import services
+from lab.settings import BUCKET, USERNAMES
+from lab.x_api.people import lab_people, posts
+
+TODAY = datetime.now(UTC).date()
+
+
+def control(server, **changes) -> dict:
+    """Steer the X API stand-in; without changes, read its log."""
+    url = f"{services.x_api_endpoint(server.lab)}/control"
+    session = server.session()
+    return (session.post(url, json=changes) if changes else session.get(url)).json()
+
+
+def pages(server, *days: date) -> Counter[tuple[str, ...]]:
+    """How often each page of some days came. Those of the daily run, which may begin meanwhile, are not among them."""
+    wanted = {f"{day}T00:00:00Z" for day in days}
+    return Counter(
+        (entry["path"], entry["query"]["start_time"], entry["query"].get("pagination_token", ""))
+        for entry in control(server)["log"]
+        if entry["path"].endswith("/tweets") and entry["status"] == 200 and entry["query"]["start_time"] in wanted
+    )
+
+
+def start(server, api, day: date) -> str:
+    """Start a run for one day; return its id."""
+    body = {"logical_date": f"{day + timedelta(days=1)}T00:00:00Z"}
+    answer = api.post(f"{server.url}/api/v2/dags/twitter/dagRuns", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["dag_run_id"]
+
+
+def wait(server, api, run: str, wanted: str, seconds: int = 300) -> None:
+    """Wait until a run is in a state. One that begins at midnight comes after the daily one."""
+    deadline = time.monotonic() + seconds
+    while True:
+        state = api.get(f"{server.url}/api/v2/dags/twitter/dagRuns/{run}").json()["state"]
+        if state == wanted:
+            return
+        assert time.monotonic() < deadline, f"{run} is {state} after {seconds} s"
+        time.sleep(1)
+
+
+def instances(server, api, run: str) -> list[dict]:
+    url = f"{server.url}/api/v2/dags/twitter/dagRuns/{run}/taskInstances"
+    return api.get(url).json()["task_instances"]
+
+
+def text(server, key: str) -> str:
+    return server.aws("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
+
+
+def keys(server, prefix: str) -> list[str]:
+    listing = server.aws("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    return [entry["Key"] for page in listing for entry in page.get("Contents", [])]
+
+
+def expected(day: date, person) -> set[str]:
+    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    return {post["id"] for post in posts(person, midnight)}
+
+
+def read(path: Path) -> EmailMessage:
+    return email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+
+
+def text_of(mail: EmailMessage) -> str:
+    return mail.get_body().get_content()
+
+
+@pytest.fixture(scope="module")
+def api(server):
+    """One login: nginx lets few a minute in."""
+    return server.api()
+
+
+@pytest.fixture
+def x(server):
+    """A fresh account at X."""
+    control(server, reset=True)
+    yield
+    control(server, reset=True)
+
+
+def test_a_rate_limit_frees_the_slot_and_the_task_goes_on_at_the_reset(server, api, x):
+    day = TODAY - timedelta(days=40)
+    control(server, faults=[{"kind": "rate_limited", "calls": [2], "reset": "4"}])
+    run = start(server, api, day)
+    wait(server, api, run, "success")
+    tries = {task["rendered_map_index"] or task["task_id"]: task["try_number"] for task in instances(server, api, run)}
+    assert sorted(tries[name] for name in USERNAMES) == [1, 1, 2]
+    assert sorted(pages(server, day).values()) == [1] * 3
+    event = api.get(f"{server.url}/api/v2/assets/events", params={"order_by": "-timestamp"}).json()
+    extra = next(found["extra"] for found in event["asset_events"] if found["extra"]["day"] == str(day))
+    assert extra["rows"] == 21 and extra["users"] == 3 and extra["usd"] == 0.135
+
+
+def test_ended_credits_stop_at_once_keep_what_was_paid_and_are_told_by_mail(server, api, x):
+    day = TODAY - timedelta(days=41)
+    folder = services.mails(server.lab)
+    before = set(folder.glob("*"))
+    # Three users and the first one's posts.
+    control(server, credits_usd=0.06)
+    run = start(server, api, day)
+    wait(server, api, run, "failed")
+    failed = [task for task in instances(server, api, run) if task["state"] == "failed"]
+    assert failed and all(task["try_number"] == 1 for task in failed)
+    kept = keys(server, f"raw/x/posts/dt={day}/")
+    assert kept and keys(server, f"curated/x/posts/dt={day}/") == []
+    deadline = time.monotonic() + 60
+    while not (mails := [mail for path in set(folder.glob("*")) - before if run in text_of(mail := read(path))]):
+        assert time.monotonic() < deadline, "no mail came"
+        time.sleep(1)
+    assert (mails[0]["subject"], mails[0]["to"]) == ("Airflow: twitter failed", "ops@lab")
+    control(server, credits_usd=1000)
+    clear = {"dry_run": False, "only_failed": True, "dag_run_id": run, "include_downstream": True}
+    assert api.post(f"{server.url}/api/v2/dags/twitter/clearTaskInstances", json=clear).status_code == 200
+    wait(server, api, run, "success")
+    assert sorted(pages(server, day).values()) == [1] * 3
+    assert len([key for key in keys(server, f"curated/x/posts/dt={day}/") if key.endswith(".csv")]) == 3
+
+
+def test_a_backfill_of_30_days_beside_todays_run_gives_each_day_its_own(server, x):
+    yesterday = keys(server, f"curated/x/posts/dt={TODAY - timedelta(days=1)}/")
+    today = {key: text(server, key) for key in yesterday}
+    first, last = TODAY - timedelta(days=75), TODAY - timedelta(days=46)
+    begin = f"airflow backfill create --dag-id twitter --from-date {first} --to-date {last} --max-active-runs 4"
+    server.run(f"{begin} 2>&1")
+    server.play("run.yml", "-e", "dag=twitter")
+    deadline = time.monotonic() + 600
+    while True:
+        done = [key for key in keys(server, "curated/x/posts/") if key.endswith("_manifest.json")]
+        days = [first + timedelta(days=number) for number in range(30)]
+        if {f"curated/x/posts/dt={day}/_manifest.json" for day in days} <= set(done):
+            break
+        assert time.monotonic() < deadline, sorted(done)
+        time.sleep(3)
+    for day in days:
+        for person in lab_people():
+            key = f"curated/x/posts/dt={day}/user_id={person.id}/posts.csv"
+            rows = list(csv.DictReader(io.StringIO(text(server, key), newline="")))
+            assert [row["post_id"] for row in rows] == sorted(expected(day, person), key=int)
+        assert json.loads(text(server, f"curated/x/posts/dt={day}/_manifest.json"))["usd"] == 0.135
+    assert {key: text(server, key) for key in today} == today
+    assert sorted(pages(server, *days).values()) == [1] * 90
+
+
+def test_the_summary_of_each_day_follows(server):
+    day = TODAY - timedelta(days=46)
+    deadline = time.monotonic() + 180
+    # The table is written after the pictures.
+    while f"curated/x/summary/dt={day}/summary.csv" not in (found := keys(server, f"curated/x/summary/dt={day}/")):
+        assert time.monotonic() < deadline, found
+        time.sleep(2)
+    assert [key.rsplit("/", 1)[1] for key in found] == ["summary.csv", *["summary.png"] * 3]
+    rows = list(csv.DictReader(io.StringIO(text(server, f"curated/x/summary/dt={day}/summary.csv"))))
+    assert [(row["username"], row["posts"]) for row in rows] == [(name, "7") for name in USERNAMES]
+    content = server.aws("s3").get_object(Bucket=BUCKET, Key=found[1])["Body"].read()
+    assert content.startswith(b"\x89PNG")
