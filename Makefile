@@ -7,7 +7,12 @@ PACKAGES := python3-venv git openssh-client iproute2 nftables systemd-container 
 LAB := $(BIN)/python -m lab
 PLAYBOOK := $(LAB) run ansible-playbook
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
-        --custom-compile-command "make lock" --upgrade
+        --custom-compile-command "make lock" $(UPGRADE)
+UPGRADE ?= --upgrade
+EXTRAS := $(basename $(wildcard roles/airflow/files/extras/*.in))
+# Airstrip's own package, which the lock file covers by its hash: the bytes are the same wherever it is built.
+OWN := roles/airflow/files/airstrip
+WHEEL := $(BIN)/uv build --quiet --offline --wheel --clear --out-dir build/wheels $(OWN)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
@@ -48,25 +53,30 @@ lint: .venv/done ## Check the style of Python, YAML and Ansible
 .PHONY: unit
 unit: build/airflow/done ## Run the tests that need no machine
 	$(BIN)/pytest -q tests/policy tests/aws
-	AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=. build/airflow/bin/pytest -q tests/unit
+	AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=. build/airflow/bin/pytest -q tests/unit \
+	  --cov=etl --cov-report=term --cov-fail-under=95
 
 .PHONY: e2e
 e2e: setup ## Run the tests on machines of their own
 	$(BIN)/pytest -v tests/e2e
 
 .PHONY: test
-test: setup lint unit e2e ## Run all tests
+test: setup lint build/airflow/done ## Run all tests, the quick ones beside the others
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit e2e
 
 .PHONY: bench
-bench: setup ## Measure; one figure's group with NAME=install, memory, speed or tutorial
+bench: setup build/airflow/done ## Measure; one group with NAME=install, memory, speed, tutorial, releases, restarts, control or etl
 	$(BIN)/python -m tests.bench $(NAME)
 
 .PHONY: lock
 lock: .venv/done ## Choose newer versions and pin them with hashes
 	$(LOCK) -o requirements.txt requirements.in
-	$(LOCK) -o roles/airflow/files/requirements.txt roles/airflow/files/requirements.in
+	$(WHEEL)
+	$(LOCK) --find-links build/wheels -o roles/airflow/files/requirements.txt roles/airflow/files/requirements.in
+	for extra in $(EXTRAS); do $(LOCK) -c roles/airflow/files/requirements.txt -o $$extra.txt $$extra.in; done
 	$(LOCK) -o roles/airflow/files/uv.txt roles/airflow/files/uv.in
-	$(LOCK) -o tests/unit/requirements.txt -c roles/airflow/files/requirements.txt tests/unit/requirements.in
+	$(LOCK) -o tests/unit/requirements.txt -c roles/airflow/files/requirements.txt \
+	  $(EXTRAS:%=-c %.txt) tests/unit/requirements.in
 
 build/packages: Makefile
 	@mkdir -p build
@@ -80,8 +90,9 @@ build/packages: Makefile
 	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode requirements.txt
 	@touch $@
 
-build/airflow/done: .venv/done roles/airflow/files/requirements.txt tests/unit/requirements.txt
+build/airflow/done: .venv/done roles/airflow/files/requirements.txt tests/unit/requirements.txt $(wildcard $(OWN)/*/*.py)
+	$(WHEEL)
 	$(BIN)/uv venv --quiet --clear --python python3 build/airflow
 	VIRTUAL_ENV=build/airflow $(BIN)/uv pip sync --quiet --require-hashes \
-	  roles/airflow/files/requirements.txt tests/unit/requirements.txt
+	  --find-links build/wheels roles/airflow/files/requirements.txt tests/unit/requirements.txt
 	@touch $@
