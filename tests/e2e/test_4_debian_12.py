@@ -38,7 +38,7 @@ def pebble(lab, machine):
     resolver += ["-defaultIPv4", machine.address, "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", ""]
     start(folder / "resolver.pid", resolver)
     authority = ["pebble", "-config", str(folder / "pebble.json"), "-dnsserver", f"{lab.gateway}:8053"]
-    start(folder / "pebble.pid", authority, {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "5"})
+    start(folder / "pebble.pid", authority, {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"})
     wait_for("pebble", lambda: services.listens(lab, 14000), 20, folder / "pebble.log")
     yield f"https://{lab.gateway}:14000/dir"
     for name in ("pebble", "resolver"):
