@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.exceptions import AirflowException
+from airflow.executors.local_executor import LocalExecutor
 from airflow.utils.net import get_hostname
 from airflow.utils.state import TaskInstanceState
 
@@ -114,6 +115,20 @@ def test_a_task_runs_in_the_virtualenv_of_its_release(root, tmp_path, monkeypatc
 
 def instance(**values):
     return SimpleNamespace(state=TaskInstanceState.RUNNING, hostname=get_hostname(), **values)
+
+
+def test_a_task_that_goes_on_waits_until_the_end_of_its_first_process_is_noted(monkeypatch):
+    handed: list[str] = []
+    monkeypatch.setattr(LocalExecutor, "_process_workloads", lambda _, workloads: handed.extend(workloads))
+    subject = executor.HandoverExecutor(parallelism=2)
+    first, again, other = (SimpleNamespace(key=key) for key in ("a", "a", "b"))
+    subject._process_workloads([first])
+    subject.change_state("a", TaskInstanceState.RUNNING)
+    subject._process_workloads([again, other])
+    assert handed == [first, other]
+    subject.change_state("a", TaskInstanceState.SUCCESS)
+    subject._process_workloads([again])
+    assert handed == [first, other, again]
 
 
 def test_only_a_task_without_a_process_is_tried_again():

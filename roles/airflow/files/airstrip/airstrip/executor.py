@@ -35,6 +35,10 @@ _run_here = BaseExecutor.run_workload
 class HandoverExecutor(LocalExecutor):
     """Stops between two loops, lets its tasks finish, and leaves alone the tasks of a scheduler that does so."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._begun: set[Any] = set()
+
     def start(self) -> None:
         """Start the workers."""
         self._stopping = self._ready = False
@@ -57,6 +61,22 @@ class HandoverExecutor(LocalExecutor):
             notify("READY=1\nSTATUS=Schedules")
         if self._stopping:
             raise SystemExit(os.EX_OK)
+
+    def change_state(self, key: Any, state: Any, info: Any = None, remove_running: bool = True) -> None:
+        """Note what became of a workload."""
+        if state != TaskInstanceState.RUNNING:
+            self._begun.discard(key)
+        super().change_state(key, state, info, remove_running)
+
+    def _process_workloads(self, workload_list: list[ExecutorWorkload]) -> None:
+        """Hand workloads to the workers; one that goes on after a wait only once the end of its first process is noted.
+
+        Stock Airflow takes that end for the end of the second process, and the task for killed, where somebody answers
+        or a trigger fires within a second.
+        """
+        ready = [workload for workload in workload_list if workload.key not in self._begun]
+        self._begun.update(workload.key for workload in ready)
+        super()._process_workloads(ready)
 
     def end(self) -> None:
         """Give back what no worker has begun, wait until the rest has finished, and tell systemd how many still run."""
