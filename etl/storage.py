@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 
 PARTIAL = ".partial"
+# What a stream holds in memory of an object.
+BLOCK_BYTES = 8 * 2**20
 
 
 class StorageRefused(Exception):
@@ -25,6 +27,7 @@ class Storage:
         # Listings must show what another task has just written.
         options: dict[str, Any] = {"use_listings_cache": False} if self._s3 else {"auto_mkdir": True}
         self._filesystem = fsspec.filesystem("s3" if self._s3 else "file", **options)
+        self._blocks: dict[str, Any] = {"block_size": BLOCK_BYTES} if self._s3 else {}
 
     def put(self, key: str, content: bytes) -> str:
         """Write one object and return its address. Raises StorageRefused; IOError where less arrived."""
@@ -42,6 +45,36 @@ class Storage:
         """Read one object. Raises FileNotFoundError, StorageRefused."""
         with self._explained(self._path(key), reads=True):
             return self._filesystem.cat_file(self._path(key))
+
+    @contextmanager
+    def reader(self, key: str) -> Iterator[BinaryIO]:
+        """Open an object to be read in pieces. Raises FileNotFoundError, StorageRefused."""
+        path = self._path(key)
+        with self._explained(path, reads=True):
+            stream = self._filesystem.open(path, "rb", **self._blocks)
+        with stream:
+            yield stream
+
+    @contextmanager
+    def writer(self, key: str) -> Iterator[BinaryIO]:
+        """Open an object to be written in pieces; it is there when the block ends, and not where it fails."""
+        path = self._path(key)
+        with self._explained(path):
+            stream = self._filesystem.open(path if self._s3 else path + PARTIAL, "wb", **self._blocks)
+        try:
+            yield stream
+        except BaseException:
+            if self._s3:
+                stream.discard()
+                # An open one would still be committed when Python lets go of it.
+                stream.closed = True
+            else:
+                stream.close()
+            raise
+        with self._explained(path):
+            stream.close()
+        if not self._s3:
+            os.replace(path + PARTIAL, path)
 
     def size(self, key: str) -> int:
         """The bytes of an object. Raises FileNotFoundError, StorageRefused."""
@@ -79,10 +112,11 @@ class Storage:
                 raise
             raise StorageRefused(
                 f"there is no bucket for {path} ({error}): make it with playbooks/provision.yml, or correct "
-                "airflow_variables.x_bucket"
+                "airflow_variables.x_bucket (of the report: report_bucket)"
             ) from error
         except PermissionError as error:
             raise StorageRefused(
                 f"this host may not use {path} (AccessDenied: {error}): give its role the policy again with "
-                "playbooks/provision.yml, add the prefix to aws_bucket_prefixes, or correct airflow_variables.x_bucket"
+                "playbooks/provision.yml, add the prefix to aws_bucket_prefixes, or correct airflow_variables.x_bucket "
+                "(of the report: report_bucket)"
             ) from error

@@ -1,12 +1,13 @@
 """Objects in a folder, and in a bucket of moto's S3."""
 
+import gc
 import os
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from etl.storage import Storage, StorageRefused
+from etl.storage import BLOCK_BYTES, Storage, StorageRefused
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,34 @@ def test_what_another_writes_is_seen(anywhere):
     assert anywhere.keys("seen/") == []
     Storage(anywhere.address).put("seen/new", b"")
     assert anywhere.keys("seen/") == ["seen/new"]
+
+
+@pytest.mark.parametrize("size", [0, 5, BLOCK_BYTES + 5])
+def test_a_stream_is_an_object_when_it_ends_and_none_when_it_fails(anywhere, size):
+    key = f"streams/{size}"
+    with pytest.raises(KeyboardInterrupt), anywhere.writer(key) as stream:
+        stream.write(b"x" * size)
+        raise KeyboardInterrupt
+    gc.collect()
+    assert anywhere.keys("streams/") == []
+    with anywhere.writer(key) as stream:
+        stream.write(b"old")
+    with pytest.raises(KeyboardInterrupt), anywhere.writer(key) as stream:
+        stream.write(b"x" * size)
+        raise KeyboardInterrupt
+    assert anywhere.get(key) == b"old"
+    with anywhere.writer(key) as stream:
+        stream.write(b"x" * size)
+    with anywhere.reader(key) as stream:
+        assert stream.read(3) == b"x" * min(size, 3) and len(stream.read()) == max(size - 3, 0)
+    if anywhere.address.startswith("s3://"):
+        assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket="airstrip-unit")
+        boto3.client("s3").delete_object(Bucket="airstrip-unit", Key=key)
+
+
+def test_a_stream_of_nothing_is_said(anywhere):
+    with pytest.raises(FileNotFoundError), anywhere.reader("streams/none"):
+        pass
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
