@@ -1,12 +1,14 @@
 """The shipped DAGs, parsed by the Airflow that the servers run."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
+from airflow.providers.standard.exceptions import HITLTimeoutError
 
 from airstrip.notices import notify_failure
-from etl import storage, twitter_etl, x_api
+from etl import sales, storage, twitter_etl, x_api
 
 ROOT = Path(__file__).parents[2]
 DAGS = sorted((ROOT / "dags").glob("*.py"))
@@ -69,6 +71,69 @@ def test_every_dag_is_documented_owned_and_tagged(dags):
     for dag in dags.values():
         assert dag.doc_md and dag.tags and dag.owner != "airflow"
         assert all(task.retries > 0 for task in dag.tasks)
+
+
+@pytest.fixture
+def report(monkeypatch):
+    """Parse the report with variables that shape it."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    def parse(**variables: str):
+        for name, value in variables.items():
+            monkeypatch.setenv(f"AIRFLOW_VAR_REPORT_{name}", value)
+        return DagBag(dag_folder=str(ROOT / "dags" / "daily_report_dag.py"))
+
+    return parse
+
+
+def test_the_report_extracts_combines_loads_checks_and_mails(dags):
+    dag = dags["daily_report"]
+    before = {task.task_id: task.upstream_task_ids for task in dag.tasks}
+    assert before["combine"] == {"extract_orders", "fetch_rates"}
+    assert before["load.create"] == {"combine"}
+    assert before["load.publish"] == {"load.check_columns", "load.check_rows"}
+    assert before["read_figures"] == {"load.publish"}
+    assert before["render"] == {"combine", "read_figures"}
+    assert {"approve", "choose"} <= before["send_mail"]
+    # Who clears the publishing, or what comes after, must not publish a table that is empty or gone.
+    for task in ("load.publish", "load.check_rows", "load.stage"):
+        again = set(dag.partial_subset(task, include_downstream=True).task_ids)
+        assert {"load.create", "load.stage", "load.publish", "load.drop", "render"} <= again
+    assert dag.get_task("load.drop").is_teardown and dag.get_task("receipts_have_come").deferrable
+    # The defaults lead to the database on the host; nothing needs a connection that only some have.
+    assert type(dag.get_task("load.stage")).__name__ == "_PythonDecoratedOperator"
+    assert dag.get_task("extract_orders").sql_conn_id.startswith("{{")
+
+
+def test_redshift_copies_from_s3_with_its_role(report):
+    role = "arn:aws:iam::123456789012:role/redshift"
+    dag = report(WAREHOUSE="redshift", REDSHIFT_ROLE=role, SCHEMA="reports").dags["daily_report"]
+    emptied, copied = dag.get_task("load.stage").sql
+    assert emptied == "delete from reports.{{ staging(dag_run) }}"
+    assert "from 's3://{{ var.value.report_bucket }}/curated/report/sales/dt=" in copied and role in copied
+    assert dag.get_task("load.publish").sql[1].startswith("insert into reports.sales ")
+    assert dag.get_task("load.stage").conn_id == "warehouse"
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WAREHOUSE": "oracle"}, "report_warehouse is 'oracle': set .* to one of postgres, redshift, bigquery"),
+        ({"WAREHOUSE": "bigquery"}, r"packages are missing: set airflow_extras: \[bigquery\]"),
+        ({"SCHEMA": "a b"}, "report_schema is 'a b'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_said_before_it_goes_live(report, variables, message):
+    (error,) = report(**variables).import_errors.values()
+    assert re.search(message, error)
+
+
+def test_a_source_that_must_be_delivered_anew_is_not_tried_again(dags):
+    policy = dags["daily_report"].get_task("combine").retry_policy
+    assert policy.evaluate(sales.SourceError("no CSV"), 1, 5).action.value == "fail"
+    assert policy.evaluate(HITLTimeoutError("a day has gone"), 1, 5).action.value == "fail"
+    assert policy.evaluate(storage.StorageRefused("closed"), 1, 5).action.value == "fail"
+    assert policy.evaluate(OSError("full"), 1, 5).action.value == "default"
 
 
 @pytest.mark.parametrize("path", DAGS, ids=lambda path: path.name)

@@ -1,0 +1,158 @@
+"""What each warehouse is told, in its own SQL: to take a day's rows, to replace the day by them, to sum up.
+
+Days and names of tables may be templates that Airflow fills in. The parser of DAGs imports this at every turn, so
+that it is small.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from etl.storage import Storage
+
+# A sale. Of two lines about one sale the later one stands.
+COLUMNS = ["day", "channel", "sale_id", "sold_at", "country", "currency", "amount", "amount_eur", "status", "line"]
+# One day, one channel and one id are one sale, however often it is delivered.
+KEY = ["day", "channel", "sale_id"]
+KEPT = [column for column in COLUMNS if column != "line"]
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """PostgreSQL. The tables are `sales`, and one for the rows of each run until they are taken over."""
+
+    # The schema of PostgreSQL and Redshift, the dataset of BigQuery; it exists.
+    schema: str = "public"
+    types: ClassVar[dict[str, str]] = {
+        "day": "date",
+        "channel": "varchar(16)",
+        # Redshift counts bytes.
+        "sale_id": "varchar(256)",
+        "sold_at": "timestamp",
+        "country": "varchar(2)",
+        "currency": "varchar(3)",
+        "amount": "numeric(18, 2)",
+        "amount_eur": "numeric(18, 2)",
+        "status": "varchar(16)",
+        "line": "bigint",
+    }
+    # What stands behind the columns of `sales`.
+    table_options: ClassVar[str] = f", primary key ({', '.join(KEY)})"
+    after_columns: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.schema):
+            raise ValueError(f"report_schema is {self.schema!r}: use letters, digits, _ and -")
+
+    def table(self, name: str = "sales") -> str:
+        """Return a table's full name."""
+        return f"{self.schema}.{name}"
+
+    def create(self, staging: str) -> list[str]:
+        """Return the statements that make `sales`, where it is missing, and an empty staging table."""
+        kept = ", ".join(f"{column} {self.types[column]} not null" for column in KEPT)
+        given = ", ".join(f"{column} {self.types[column]}" for column in COLUMNS)
+        return [
+            f"create table if not exists {self.table()} ({kept}{self.table_options}){self.after_columns}",
+            f"drop table if exists {self.table(staging)}",
+            f"create table {self.table(staging)} ({given})",
+        ]
+
+    def publish(self, staging: str, day: str) -> list[str]:
+        """Return the statements that replace a day by the staged rows; they belong into one transaction."""
+        return [
+            f"delete from {self.table()} where day = date '{day}'",
+            f"insert into {self.table()} ({', '.join(KEPT)}) {self.newest(staging)}",
+        ]
+
+    def newest(self, staging: str) -> str:
+        """Return the query of the staged rows, of each sale the last line."""
+        ranked = f"row_number() over (partition by {', '.join(KEY)} order by line desc) as place"
+        return (
+            f"select {', '.join(KEPT)} from (select {', '.join(COLUMNS)}, {ranked} from {self.table(staging)}) ranked "
+            "where place = 1"
+        )
+
+    def drop(self, staging: str) -> str:
+        """Return the statement that takes the staging table away."""
+        return f"drop table if exists {self.table(staging)}"
+
+    def figures(self, first: str, last: str) -> str:
+        """Return the query of what the report is made from, with the columns of daily_report.FIGURES."""
+        return (
+            f"select day, channel, country, count(*) as sales, sum(amount_eur) as revenue from {self.table()} "
+            f"where day between date '{first}' and date '{last}' and status = 'paid' "
+            "group by day, channel, country order by day, channel, country"
+        )
+
+
+@dataclass(frozen=True)
+class Redshift(Warehouse):
+    """Amazon Redshift, which reads from S3 itself, with a role of its own."""
+
+    # Redshift does not enforce a key: the delete before the insert keeps a sale single.
+    table_options: ClassVar[str] = ""
+    after_columns: ClassVar[str] = " diststyle auto sortkey (day)"
+
+    def copy(self, staging: str, address: str, role: str) -> list[str]:
+        """Return the statements that load an object of S3; `role` is an ARN, or `default`."""
+        given = "default" if role == "default" else f"'{role}'"
+        return [
+            # Not truncate, which would commit by itself.
+            f"delete from {self.table(staging)}",
+            f"copy {self.table(staging)} ({', '.join(COLUMNS)}) from '{address}' iam_role {given} "
+            "format as csv gzip ignoreheader 1 timeformat 'auto' dateformat 'auto'",
+        ]
+
+
+@dataclass(frozen=True)
+class BigQuery(Warehouse):
+    """Google BigQuery."""
+
+    schema: str = "report"
+    types: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(COLUMNS, "string"),
+        "day": "date",
+        "sold_at": "timestamp",
+        "amount": "numeric",
+        "amount_eur": "numeric",
+        "line": "int64",
+    }
+    table_options: ClassVar[str] = ""
+    after_columns: ClassVar[str] = " partition by day cluster by channel, country"
+
+    def publish(self, staging: str, day: str) -> list[str]:
+        """Return the one statement that replaces a day by the staged rows, whole or not at all."""
+        same = " and ".join(f"target.{column} = staged.{column}" for column in KEY)
+        values = [column for column in KEPT if column not in KEY]
+        return [
+            f"merge into {self.table()} target using ({self.newest(staging)}) staged "
+            f"on {same} and target.day = date '{day}' "
+            f"when matched then update set {', '.join(f'{column} = staged.{column}' for column in values)} "
+            f"when not matched by target then insert ({', '.join(KEPT)}) "
+            f"values ({', '.join(f'staged.{column}' for column in KEPT)}) "
+            f"when not matched by source and target.day = date '{day}' then delete"
+        ]
+
+
+WAREHOUSES = {"postgres": Warehouse, "redshift": Redshift, "bigquery": BigQuery}
+
+
+def copy(connection: Any, warehouse: Warehouse, staging: str, storage: Storage, key: str) -> None:
+    """Stream an object into a staging table of PostgreSQL. `connection` is one of psycopg 2 or 3."""
+    statement = f"copy {warehouse.table(staging)} ({', '.join(COLUMNS)}) from stdin with (format csv, header)"
+    with storage.reader(key) as packed, gzip.open(packed) as rows, connection.cursor() as cursor:
+        # What an earlier try left.
+        cursor.execute(f"truncate {warehouse.table(staging)}")
+        if hasattr(cursor, "copy_expert"):
+            cursor.copy_expert(statement, rows)
+        else:
+            with cursor.copy(statement) as target:
+                while piece := rows.read(2**16):
+                    target.write(piece)
+    connection.commit()

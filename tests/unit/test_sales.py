@@ -1,0 +1,284 @@
+"""Cleaning and combining what the sources deliver."""
+
+import csv
+import gzip
+import io
+import json
+import subprocess
+import sys
+from datetime import date, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etl import sales, warehouse
+from etl.storage import Storage
+from lab.shop import seed
+from tests import expected_sales
+
+DAY = date(2026, 11, 3)
+HEADER = "receipt;country;sold_at;currency;amount\n"
+EXCHANGE = {"EUR": "1", "CHF": "0.945", "PLN": "4.2536"}
+
+
+def orders(rows: list[dict[str, str]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(sales.ORDERS), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+@pytest.fixture
+def combine(storage):
+    """Combine receipts with no orders; return what was written and the count of the shops."""
+
+    def work(receipts: bytes):
+        storage.put(sales.orders_key(DAY), orders([]))
+        storage.put(sales.receipts_key(DAY), receipts)
+        counts = sales.combine(storage, DAY, EXCHANGE)
+        return rows(storage, DAY), counts["shops"]
+
+    return work
+
+
+def rows(storage: Storage, day: date) -> list[dict[str, str]]:
+    text = gzip.decompress(storage.get(sales.sales_key(day))).decode()
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3])
+def test_three_days_with_their_dirt_give_the_hand_checked_answer(storage, turn):
+    day = next(day for day in (DAY + timedelta(days=number) for number in range(3)) if seed.turn(day) == turn)
+    storage.put(sales.orders_key(day), orders(seed.orders(day)))
+    storage.put(sales.receipts_key(day), seed.receipts(day))
+    exchange = sales.rates([json.dumps(seed.rates(day, page)) for page in (1, 2)], day)
+    counts = sales.combine(storage, day, exchange)
+    assert {channel: (count.rows, count.refused) for channel, count in counts.items()} == expected_sales.REFUSED[turn]
+    # The later line of two about one sale stands.
+    newest = {(row["channel"], row["sale_id"]): row for row in rows(storage, day)}
+    found = [tuple(row[column] for column in warehouse.KEPT) for _, row in sorted(newest.items())]
+    assert found == expected_sales.sales(day, turn)
+    refused = list(csv.DictReader(io.StringIO(storage.get(sales.refused_key(day)).decode())))
+    assert len(refused) == sum(sum(count.refused.values()) for count in counts.values())
+
+
+def test_the_same_sources_give_the_same_bytes(storage, combine):
+    receipts = (HEADER + "a;DE;2026-11-03 10:00;EUR;1,00\n").encode()
+    combine(receipts)
+    first = storage.get(sales.sales_key(DAY))
+    combine(receipts)
+    assert storage.get(sales.sales_key(DAY)) == first
+
+
+@pytest.mark.parametrize(
+    ("text", "cents"),
+    [
+        ("1234.5", 123450),
+        ("1,234.50", 123450),
+        ("1.234,50", 123450),
+        ("1'234.50", 123450),
+        ("1\u2019234,5", 123450),
+        ("1 234 567,89", 123456789),
+        ("1\u00a0234", 123400),
+        ("1,234", 123400),
+        ("1.234", 123400),
+        ("-0,5", -50),
+        ("+7", 700),
+        ("999999999.99", 99999999999),
+        ("1234567890", None),
+        ("1,234,567.8", 123456780),
+        ("1,234.567", None),
+        ("1,234,50", None),
+        ("1.234.50", None),
+        ("1,23,4", None),
+        ("12,3456", None),
+        ("1.5e3", None),
+        ("", None),
+        ("nan", None),
+        ("٣", None),
+        ("5 EUR", None),
+    ],
+)
+def test_amounts_are_read_whatever_groups_their_thousands(text, cents):
+    (found,) = sales.amounts(pd.Series([text])).tolist()
+    assert found == cents or (cents is None and pd.isna(found))
+
+
+@given(st.integers(-(10**11) + 1, 10**11 - 1), st.decimals("0.000001", "999999", places=6))
+def test_euros_are_rounded_half_away_from_zero_and_exactly(cents, rate):
+    units = int(rate * sales.RATE_UNITS)
+    (found,) = sales.euros(pd.Series([cents]), pd.Series([units])).tolist()
+    assert found == int((Decimal(cents) / rate).quantize(Decimal(1), ROUND_HALF_UP))
+
+
+@given(st.integers(-(10**11) + 1, 10**11 - 1))
+def test_an_amount_survives_being_written_and_read(cents):
+    (found,) = sales.amounts(pd.Series([f"{cents / 100:.2f}"])).tolist()
+    assert found == cents
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-03T10:00:00Z", "2026-11-03 10:00:00+00:00"),
+        ("2026-11-03T01:30:00+02:00", "2026-11-02 23:30:00+00:00"),
+        ("2026-11-03 10:00", "2026-11-03 10:00:00+00:00"),
+        ("03.11.2026 10:00", "2026-11-03 10:00:00+00:00"),
+        ("03.11.2026 10:00:59", "2026-11-03 10:00:59+00:00"),
+        ("11/03/2026 10:00", "NaT"),
+        ("2026-02-30 10:00", "NaT"),
+        ("9999-99-99", "NaT"),
+        ("", "NaT"),
+    ],
+)
+def test_times_are_read_as_utc(text, expected):
+    assert str(sales.times(pd.Series([text, "2026-11-03 10:00"]))[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        (";DE;2026-11-03 10:00;EUR;1", "no id"),
+        ("x\ty;DE;2026-11-03 10:00;EUR;1", "no id"),
+        ("a;D;2026-11-03 10:00;EUR;1", "the country is not two letters"),
+        ("a;DE;soon;EUR;1", "the time cannot be read"),
+        ("a;DE;2026-11-04 00:00;EUR;1", "of another day"),
+        ("a;DE;2026-11-03 10:00;USD;1", "no exchange rate"),
+        ("a;DE;2026-11-03 10:00;EURO;1", "the currency is not three letters"),
+        ("a;DE;2026-11-03 10:00;EUR;a lot", "the amount cannot be read"),
+        ("a;DE;2026-11-03 10:00;EUR", "4 cells instead of 5"),
+        ("a;DE;2026-11-03 10:00;EUR;1;2", "6 cells instead of 5"),
+    ],
+)
+def test_a_row_that_cannot_be_right_is_refused_with_the_reason(storage, combine, cells, reason):
+    found, count = combine((HEADER + "good;DE;2026-11-03 00:00;EUR;1\n\n" + cells + "\n").encode())
+    assert [row["sale_id"] for row in found] == ["good"]
+    assert (count.rows, count.accepted, count.refused) == (2, 1, {reason: 1})
+    (refused,) = csv.DictReader(io.StringIO(storage.get(sales.refused_key(DAY)).decode()))
+    assert (refused["channel"], refused["line"], refused["reason"]) == ("shops", "4", reason)
+    assert isinstance(json.loads(refused["row"]), list)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_encodings_are_found_out(combine, encoding):
+    found, _ = combine((HEADER + "Köln-1;DE;2026-11-03 10:00;EUR;1\n").encode(encoding))
+    assert [row["sale_id"] for row in found] == ["Köln-1"]
+
+
+def test_one_western_byte_among_utf_8_is_read(combine):
+    text = HEADER + "Łódź;PL;2026-11-03 10:00;PLN;1\n"
+    found, _ = combine(text.encode() + "Köln;DE;2026-11-03 10:00;EUR;1\n".encode("cp1252"))
+    assert [row["sale_id"] for row in found] == ["Łódź", "Köln"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"first line of incoming/.*/receipts.csv must name the columns receipt, country.*Deliver it anew"),
+        (b"<html><body>Sign in</body></html>", "must name the columns.*begins with '<html>"),
+        (b"receipt;country;sold_at\n", "must name the columns"),
+        ((HEADER + 'a;DE;2026-11-03 10:00;EUR;1\n"b;DE\n').encode(), "cannot be read after line 2"),
+        ((HEADER + "a" * 200_000).encode(), "cannot be read after line 1.*characters or more"),
+        (HEADER.encode("utf-16") + b"\x00", "cannot be read after line"),
+        (b"\x00" * 300_000, "must name the columns"),
+    ],
+    ids=["empty", "html", "columns", "quote", "endless", "cut", "zeros"],
+)
+def test_a_file_that_cannot_be_read_is_named_and_leaves_nothing(storage, combine, content, message):
+    with pytest.raises(sales.SourceError, match=message):
+        combine(content)
+    assert not storage.keys("curated/") and not storage.keys("quarantine/")
+
+
+def test_a_failure_leaves_what_an_earlier_run_wrote(storage, combine):
+    combine((HEADER + "a;DE;2026-11-03 10:00;EUR;1\n").encode())
+    before = storage.get(sales.sales_key(DAY))
+    with pytest.raises(sales.SourceError):
+        combine(b"broken")
+    assert storage.get(sales.sales_key(DAY)) == before
+
+
+def test_a_missing_source_is_said(storage):
+    with pytest.raises(FileNotFoundError):
+        sales.combine(storage, DAY, EXCHANGE)
+
+
+def page(**changes) -> str:
+    return json.dumps({"base": "EUR", "date": "2026-11-03", "rates": {"CHF": 0.945}, **changes})
+
+
+def test_rates_of_all_pages_are_read_as_they_are_written():
+    assert sales.rates([page(), page(rates={"USD": "1.0842", "JPY": 163})], DAY) == {
+        "EUR": "1",
+        "CHF": "0.945",
+        "USD": "1.0842",
+        "JPY": "163",
+    }
+
+
+def test_rates_of_a_holiday_are_of_the_last_day_before():
+    assert sales.rates([page(date="2026-10-30")], DAY)["CHF"] == "0.945"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<html>Sign in</html>", "page 1 .*no JSON.*'<html>Sign in</html>'.*connection exchange_rates"),
+        ("[]", "no JSON"),
+        ("{}", "no JSON"),
+        (page(date="soon"), "no JSON"),
+        (page(rates=None), "no JSON"),
+        (page(base="USD"), "for USD, not for EUR.*report_rates_endpoint"),
+        (page(date="2026-11-04"), "of 2026-11-04, not of 2026-11-03"),
+        (page(date="2026-10-01"), "of 2026-10-01"),
+        (page(rates={"USD": 0}), "'0' for USD"),
+        (page(rates={"USD": "NaN"}), "'NaN' for USD"),
+        (page(rates={"USD": None}), "None for USD"),
+    ],
+)
+def test_an_answer_without_rates_is_said(text, message):
+    with pytest.raises(sales.SourceError, match=message):
+        sales.rates([text], DAY)
+
+
+@pytest.mark.parametrize(
+    ("text", "following"), [('{"next": "rates?page=2"}', "rates?page=2"), ("{}", None), ("[]", None), ("<html>", None)]
+)
+def test_the_next_page_is_where_the_api_says(text, following):
+    assert sales.next_page(text) == following
+
+
+@pytest.mark.parametrize("address", ['"https://elsewhere/rates"', '"/rates?page=2"', '"?page=2"', "2", "[1]"])
+def test_a_next_page_must_be_relative_to_the_connection(address):
+    with pytest.raises(sales.SourceError, match="must be relative to the connection"):
+        sales.next_page(f'{{"next": {address}}}')
+
+
+MEASURE = """
+import resource, sys
+from datetime import date
+from etl import sales
+from etl.storage import Storage
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+counts = sales.combine(Storage(sys.argv[1]), date(2026, 11, 3), {"EUR": "1"})
+print(counts["shops"].rows, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_memory_does_not_grow_with_a_file(storage):
+    """Ten pieces take what one takes, more or less: 500,000 rows, as text and as a table, would be 400 MB."""
+    storage.put(sales.orders_key(DAY), orders([]))
+    with storage.writer(sales.receipts_key(DAY)) as target:
+        target.write(HEADER.encode())
+        for number in range(500_000):
+            target.write(b"receipt-%09d;DE;2026-11-03 10:00;EUR;1.234,50\n" % number)
+    command = [sys.executable, "-c", MEASURE, storage.address]
+    answer = subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True).stdout
+    counted, megabytes = map(int, answer.split())
+    assert counted == 500_000
+    assert megabytes < 150
