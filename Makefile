@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 PACKAGES := python3-venv git openssh-client iproute2 nftables systemd-container mmdebstrap arch-test \
-            dnsmasq-base debian-archive-keyring ca-certificates openssl chromium fonts-dejavu-core pebble
+            dnsmasq-base debian-archive-keyring ca-certificates openssl chromium fonts-dejavu-core pebble postgresql
 LAB := $(BIN)/python -m lab
 PLAYBOOK := $(LAB) run ansible-playbook
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -23,11 +23,13 @@ help: ## List the targets
 setup: build/packages .venv/done ## Install what the controller, the lab and the tests need
 
 .PHONY: lab
-lab: setup ## Make a machine on the lab's EC2, deploy Airflow to it, collect the posts onto S3
+lab: setup $(if $(filter bigquery,$(LAB_WAREHOUSE)),build/bigquery/done) ## Make a machine on the lab's EC2, deploy Airflow to it, collect posts onto S3, mail a report
 	$(LAB) up
 	$(PLAYBOOK) playbooks/provision.yml
 	$(PLAYBOOK) playbooks/site.yml
 	$(PLAYBOOK) playbooks/run.yml -e dag=twitter
+	$(LAB) deliver
+	$(PLAYBOOK) playbooks/run.yml -e dag=daily_report
 	@$(LAB) result
 
 .PHONY: lab-check
@@ -57,15 +59,15 @@ unit: build/airflow/done ## Run the tests that need no machine
 	  --cov=etl --cov-report=term --cov-fail-under=95
 
 .PHONY: e2e
-e2e: setup ## Run the tests on machines of their own
+e2e: setup build/bigquery/done ## Run the tests on machines of their own
 	$(BIN)/pytest -v tests/e2e
 
 .PHONY: test
-test: setup lint build/airflow/done ## Run all tests, the quick ones beside the others
+test: setup lint build/airflow/done build/bigquery/done ## Run all tests, the quick ones beside the others
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit e2e
 
 .PHONY: bench
-bench: setup build/airflow/done ## Measure; one group with NAME=install, memory, speed, tutorial, releases, restarts, control or etl
+bench: setup build/airflow/done ## Measure; one group with NAME=install, memory, speed, tutorial, releases, restarts, control, etl or report
 	$(BIN)/python -m tests.bench $(NAME)
 
 .PHONY: lock
@@ -75,13 +77,18 @@ lock: .venv/done ## Choose newer versions and pin them with hashes
 	$(LOCK) --find-links build/wheels -o roles/airflow/files/requirements.txt roles/airflow/files/requirements.in
 	for extra in $(EXTRAS); do $(LOCK) -c roles/airflow/files/requirements.txt -o $$extra.txt $$extra.in; done
 	$(LOCK) -o roles/airflow/files/uv.txt roles/airflow/files/uv.in
+	$(LOCK) -o lab/bigquery.txt lab/bigquery.in
 	$(LOCK) -o tests/unit/requirements.txt -c roles/airflow/files/requirements.txt \
 	  $(EXTRAS:%=-c %.txt) tests/unit/requirements.in
 
 build/packages: Makefile
 	@mkdir -p build
+	@# The database server is for the lab alone: Debian shall not start one of its own.
+	@if ! [ -e /etc/postgresql-common ]; then \
+	  mkdir /etc/postgresql-common && echo create_main_cluster = false > /etc/postgresql-common/createcluster.conf; fi
 	@if ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); fi
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  -o Dpkg::Options::=--force-confold $(PACKAGES); fi
 	@touch $@
 
 .venv/done: build/packages requirements.txt roles/airflow/files/uv.txt
@@ -95,4 +102,10 @@ build/airflow/done: .venv/done roles/airflow/files/requirements.txt tests/unit/r
 	$(BIN)/uv venv --quiet --clear --python python3 build/airflow
 	VIRTUAL_ENV=build/airflow $(BIN)/uv pip sync --quiet --require-hashes \
 	  --find-links build/wheels roles/airflow/files/requirements.txt tests/unit/requirements.txt
+	@touch $@
+
+# An emulator of BigQuery, whose packages do not go together with the lab's.
+build/bigquery/done: .venv/done lab/bigquery.txt
+	$(BIN)/uv venv --quiet --clear --python python3 build/bigquery
+	VIRTUAL_ENV=build/bigquery $(BIN)/uv pip sync --quiet --require-hashes lab/bigquery.txt
 	@touch $@

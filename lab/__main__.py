@@ -1,4 +1,4 @@
-"""`python -m lab up | run | ssh | result | down`: the lab from the command line."""
+"""`python -m lab up | deliver | run | ssh | result | down`: the lab from the command line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import json
 import os
 import shutil
 import sys
+from datetime import UTC, datetime, timedelta
 
 from lab import image, inventory, network, services
 from lab import instance as machines
 from lab.run import run, stop
 from lab.settings import BUCKET, Lab, LabError
+from lab.shop import database
 
 
 def up(lab: Lab) -> None:
@@ -29,6 +31,9 @@ def up(lab: Lab) -> None:
     image.image("trixie")
     network.up(lab)
     services.up(lab)
+    database.up(lab)
+    if lab.warehouse == "bigquery":
+        services.bigquery(lab)
     inventory.write(lab)
     print(f"lab: AWS answers at {services.aws_endpoint(lab)}", flush=True)
 
@@ -61,8 +66,14 @@ def ssh(lab: Lab, stack: str = "airstrip") -> list[str]:
     return ["ssh", "-i", str(lab.private_key), *words, f"admin@{instance['PublicIpAddress']}"]
 
 
+def deliver(lab: Lab) -> None:
+    """Put the shop's receipts of the last days onto S3, as its shops do every night."""
+    today = datetime.now(UTC).date()
+    database.deliver(lab, BUCKET, *(today - timedelta(days=past) for past in range(1, 8)))
+
+
 def result(lab: Lab) -> None:
-    """Print where to look: the UI, the user, the password, and the newest day on S3."""
+    """Print where to look: the UI, the user, the password, the newest day on S3, the newest report."""
     s3 = services.client(lab, "s3")
     listing = s3.list_objects_v2(Bucket=BUCKET, Prefix="curated/x/posts/").get("Contents", [])
     days = [entry["Key"] for entry in listing if entry["Key"].endswith("_manifest.json")]
@@ -81,12 +92,18 @@ def result(lab: Lab) -> None:
         print(f"S3 key    s3://{BUCKET}/{key}")
     for row in rows[:6]:
         print("  " + " | ".join(cell.replace("\n", "\\n")[:40] for cell in row))
+    listing = s3.list_objects_v2(Bucket=BUCKET, Prefix="curated/report/daily/").get("Contents", [])
+    reports = [entry["Key"] for entry in listing if entry["Key"].endswith("report.txt")]
+    if reports:
+        print(f"report    s3://{BUCKET}/{max(reports)}; mails lie in {services.mails(lab)}")
+        text = s3.get_object(Bucket=BUCKET, Key=max(reports))["Body"].read().decode()
+        print("\n".join(f"  {line}" for line in text.splitlines()))
 
 
 def main() -> int:
     """Run one command; a LabError becomes one line."""
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
-    commands = {"up": up, "down": down, "result": result}
+    commands = {"up": up, "deliver": deliver, "down": down, "result": result}
     parser.add_argument("command", choices=[*commands, "run", "ssh", "machine"])
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     words = parser.parse_args()

@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 
 from lab import services
-from lab.settings import ARCHITECTURE, BUCKET, REGION, SMTP_PORT, USERNAMES, Lab
+from lab.settings import ARCHITECTURE, BUCKET, ORDERS_PORT, REGION, SMTP_PORT, USERNAMES, Lab
+from lab.shop.database import READER
 
 PRODUCTION = Path(__file__).parent.parent / "inventory" / "production"
 
@@ -18,7 +19,7 @@ def path(lab: Lab, stack: str = "airstrip") -> Path:
     return lab.inventory / stack
 
 
-def write(lab: Lab, stack: str = "airstrip", **settings: str) -> Path:
+def write(lab: Lab, stack: str = "airstrip", warehouse: str | None = None, **settings: str) -> Path:
     """Write the inventory of a stack; `settings` are variables beside or instead of these."""
     folder = path(lab, stack)
     (folder / "group_vars").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -45,6 +46,8 @@ def write(lab: Lab, stack: str = "airstrip", **settings: str) -> Path:
             # The stand-in's posts are never edited: a run just after midnight need not wait.
             "x_settle_minutes": "1",
             "failure_notices": {"mail": ["ops@lab"]},
+            "report_bucket": "{{ aws_bucket }}",
+            "report_recipients": "management@lab",
         },
         "airflow_pools": {"x_api": 2},
         "airflow_connections": {
@@ -53,6 +56,16 @@ def write(lab: Lab, stack: str = "airstrip", **settings: str) -> Path:
                 "host": services.x_api_endpoint(lab),
                 "password": services.x_bearer_token(lab),
             },
+            "orders": {
+                "conn_type": "postgres",
+                "host": lab.gateway,
+                "port": ORDERS_PORT,
+                "login": READER,
+                "password": services.orders_password(lab),
+                "schema": "orders",
+                "extra": {"sslmode": "verify-full", "sslrootcert": "/etc/ssl/certs/ca-certificates.crt"},
+            },
+            "exchange_rates": {"conn_type": "http", "host": services.rates_endpoint(lab)},
             "smtp_default": {
                 "conn_type": "smtp",
                 "host": lab.gateway,
@@ -67,6 +80,12 @@ def write(lab: Lab, stack: str = "airstrip", **settings: str) -> Path:
         },
         **settings,
     }
+    if (warehouse or lab.warehouse) == "bigquery":
+        variables["airflow_extras"] = ["bigquery"]
+        variables["airflow_variables"]["report_warehouse"] = "bigquery"
+        extra = {"project": services.BIGQUERY_PROJECT, "is_anonymous": True}
+        variables["airflow_connections"]["warehouse"] = {"conn_type": "google_cloud_platform", "extra": extra}
+        variables["airflow_task_environment"]["BIGQUERY_EMULATOR_HOST"] = services.bigquery_endpoint(lab)
     file = folder / "group_vars" / "all.yml"
     file.touch(mode=0o600)
     file.write_text(yaml.safe_dump(variables, sort_keys=False))

@@ -15,11 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import requests
 import trustme
 from botocore.exceptions import ClientError
 
-from lab.run import start, wait_for
-from lab.settings import ACCOUNT, AWS_PORT, REGION, S3_PORT, SMTP_PORT, X_API_PORT, Lab, LabError
+from lab.run import run, start, wait_for
+from lab.settings import (
+    ACCOUNT,
+    AWS_PORT,
+    BIGQUERY_PORT,
+    RATES_PORT,
+    REGION,
+    S3_PORT,
+    SMTP_PORT,
+    X_API_PORT,
+    Lab,
+    LabError,
+)
+
+ROOT = Path(__file__).parent.parent
+BIGQUERY_PROJECT = "lab"
 
 # The store knows one role, which may do all; each session of it is narrowed to the policies of an instance's role.
 STORE_ROLE = f"arn:aws:iam::{ACCOUNT}:role/instance"
@@ -32,6 +47,7 @@ def up(lab: Lab) -> None:
     _aws(lab)
     _x_api(lab)
     _smtp(lab)
+    _rates(lab)
 
 
 def authority(lab: Lab) -> Path:
@@ -45,6 +61,14 @@ def s3_endpoint(lab: Lab) -> str:
 
 def x_api_endpoint(lab: Lab) -> str:
     return f"https://{lab.gateway}:{X_API_PORT}"
+
+
+def rates_endpoint(lab: Lab) -> str:
+    return f"https://{lab.gateway}:{RATES_PORT}"
+
+
+def bigquery_endpoint(lab: Lab) -> str:
+    return f"http://{lab.gateway}:{BIGQUERY_PORT}"
 
 
 def aws_endpoint(lab: Lab) -> str:
@@ -99,6 +123,11 @@ def instance(lab: Lab, stack: str) -> dict[str, Any]:
 def x_bearer_token(lab: Lab) -> str:
     """The token that the X API stand-in accepts, made once."""
     return _secret(lab, "x_api/bearer_token", lambda: _word(40))
+
+
+def orders_password(lab: Lab) -> str:
+    """The password of the one who may read the shop's orders, made once."""
+    return _secret(lab, "orders_password", lambda: _word(32))
 
 
 def _word(length: int) -> str:
@@ -238,17 +267,43 @@ def _aws(lab: Lab) -> None:
 
 def _x_api(lab: Lab) -> None:
     x_bearer_token(lab)
-    pid_file = lab.state / "x_api" / "process.pid"
-    start(
-        pid_file,
-        [
-            *[sys.executable, "-m", "lab.x_api", "--address", lab.gateway, "--port", str(X_API_PORT)],
-            *["--certificate", str(lab.certificates / "services.pem")],
-            *["--key", str(lab.certificates / "services.key")],
-            *["--token-file", str(lab.state / "x_api" / "bearer_token")],
-        ],
-    )
-    wait_for("the X API", lambda: listens(lab, X_API_PORT), 20, pid_file.with_suffix(".log"))
+    _web(lab, "x_api", X_API_PORT, "--token-file", str(lab.state / "x_api" / "bearer_token"))
+
+
+def _rates(lab: Lab) -> None:
+    _web(lab, "shop", RATES_PORT)
+
+
+def _web(lab: Lab, name: str, port: int, *arguments: str) -> None:
+    """Start a web server of the lab's own behind the lab's certificate."""
+    pid_file = lab.state / name / "process.pid"
+    certificate = ["--certificate", str(lab.certificates / "services.pem")]
+    certificate += ["--key", str(lab.certificates / "services.key")]
+    address = ["--address", lab.gateway, "--port", str(port)]
+    start(pid_file, [sys.executable, "-m", f"lab.{name}", *address, *certificate, *arguments])
+    wait_for(f"lab.{name}", lambda: listens(lab, port), 20, pid_file.with_suffix(".log"))
+
+
+def bigquery(lab: Lab) -> None:
+    """Start the emulator of BigQuery, from a virtualenv of its own."""
+    python = ROOT / "build" / "bigquery" / "bin" / "python"
+    if not python.exists():
+        raise LabError("the emulator of BigQuery is missing: run `make build/bigquery/done`")
+    # What the emulator would fetch from the internet at its start.
+    run(python, "-c", 'from duckdb_extensions import import_extension; import_extension("spatial")')
+    pid_file = lab.state / "bigquery" / "process.pid"
+    address = [f"--rest-host={lab.gateway}", f"--rest-port={BIGQUERY_PORT}", f"--grpc-host={lab.gateway}"]
+    start(pid_file, [str(python.with_name("bqemulator")), "start", *address, "--log-level=warning"])
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((lab.gateway, BIGQUERY_PORT), timeout=2):
+            return True
+        return False
+
+    wait_for("BigQuery", answers, 60, pid_file.with_suffix(".log"))
+    project = f"{bigquery_endpoint(lab)}/bigquery/v2/projects/{BIGQUERY_PROJECT}/datasets"
+    reference = {"projectId": BIGQUERY_PROJECT, "datasetId": "report"}
+    requests.post(project, json={"datasetReference": reference}, timeout=10, proxies={"http": ""})
 
 
 def mails(lab: Lab) -> Path:

@@ -21,6 +21,9 @@ METADATA_PORT = 8301
 S3_PORT = 8333
 X_API_PORT = 8443
 SMTP_PORT = 2525
+ORDERS_PORT = 5433
+RATES_PORT = 8444
+BIGQUERY_PORT = 9050
 
 
 class LabError(Exception):
@@ -34,9 +37,14 @@ class Lab:
     name: str = field(default_factory=lambda: os.environ.get("LAB_NAME", "airstrip"))
     subnet: IPv4Network = field(default_factory=lambda: IPv4Network(os.environ.get("LAB_SUBNET", "10.203.0.0/24")))
 
+    # Where the business report keeps its sales: postgres or bigquery.
+    warehouse: str = field(default_factory=lambda: os.environ.get("LAB_WAREHOUSE") or "postgres")
+
     def __post_init__(self) -> None:
         if not self.name.isalnum() or len(self.name) > 9:
             raise LabError(f"LAB_NAME={self.name}: use at most 9 letters and digits, e.g. LAB_NAME=airstrip2")
+        if self.warehouse not in ("postgres", "bigquery"):
+            raise LabError(f"LAB_WAREHOUSE={self.warehouse}: use postgres or bigquery")
         if self.subnet.prefixlen != 24:
             raise LabError(f"LAB_SUBNET={self.subnet}: use a network of 256 addresses, e.g. LAB_SUBNET=10.204.0.0/24")
 

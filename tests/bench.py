@@ -1,7 +1,8 @@
 """`make bench`: what the design buys, measured side by side on a machine of its own.
 
 Prints a table and writes build/bench.json, one flat object, figure name to number. Groups:
-tutorial (pip install and `airflow standalone`), install, memory, speed, releases, restarts, control, etl (no machine).
+tutorial (pip install and `airflow standalone`), install, memory, speed, releases, restarts, control; etl and report
+need no machine.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ipaddress import IPv4Network
 
 from lab import __main__ as commands
 from lab.settings import Lab
-from tests.bench_etl import etl
+from tests.bench_etl import etl, report
 from tests.bench_releases import control, releases, restarts
 from tests.e2e.conftest import ROOT, Server
 
@@ -166,14 +167,15 @@ def main(names: list[str]) -> None:
     # The last leaves the server as it should not be.
     groups = {"tutorial": tutorial, "install": install, "memory": memory, "speed": speed, "releases": releases,
               "restarts": restarts, "control": control}  # fmt: skip
-    unknown = set(names) - set(groups) - {"etl"}
+    local = {"etl": etl, "report": report}
+    unknown = set(names) - set(groups) - set(local)
     if unknown:
-        sys.exit(f"bench: no group {', '.join(unknown)}: NAME is one of {', '.join([*groups, 'etl'])}")
+        sys.exit(f"bench: no group {', '.join(unknown)}: NAME is one of {', '.join([*groups, *local])}")
     figures = json.loads(RESULTS.read_text()) if RESULTS.exists() and names else {}
-    wanted = names or [*groups, "etl"]
-    if "etl" in wanted:
-        figures |= etl()
-    if wanted != ["etl"]:
+    wanted = names or [*groups, *local]
+    for name in local.keys() & set(wanted):
+        figures |= local[name]()
+    if set(wanted) - set(local):
         figures |= on_a_server(groups, wanted)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(figures, indent=2) + "\n")

@@ -161,8 +161,10 @@ def server(lab) -> Server:
 
 @pytest.fixture(scope="session")
 def machine(lab) -> Server:
-    """A Debian 12 machine of another installation in the same account."""
-    machine = Server(lab, "debian12", aws_debian_release="12", aws_bucket="airstrip-other")
+    """A Debian 12 machine of another installation in the same account, whose warehouse is BigQuery."""
+    services.bigquery(lab)
+    settings = {"aws_debian_release": "12", "aws_bucket": "airstrip-other", "warehouse": "bigquery"}
+    machine = Server(lab, "debian12", **settings)
     machine.play("provision.yml")
     return machine
 

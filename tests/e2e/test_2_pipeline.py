@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import csv
-import email
-import email.policy
 import io
 import json
 import time
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
-from email.message import EmailMessage
-from pathlib import Path
 
 import pytest
 
 from lab import services
 from lab.settings import BUCKET, USERNAMES
 from lab.x_api.people import lab_people, posts
-
-TODAY = datetime.now(UTC).date()
+from tests.e2e.runs import TODAY, clear, instances, keys, start, text, wait, wait_for_mails
 
 
 def control(server, **changes) -> dict:
@@ -39,50 +34,9 @@ def pages(server, *days: date) -> Counter[tuple[str, ...]]:
     )
 
 
-def start(server, api, day: date) -> str:
-    """Start a run for one day; return its id."""
-    body = {"logical_date": f"{day + timedelta(days=1)}T00:00:00Z"}
-    answer = api.post(f"{server.url}/api/v2/dags/twitter/dagRuns", json=body)
-    assert answer.status_code == 200, answer.text
-    return answer.json()["dag_run_id"]
-
-
-def wait(server, api, run: str, wanted: str, seconds: int = 300) -> None:
-    """Wait until a run is in a state. One that begins at midnight comes after the daily one."""
-    deadline = time.monotonic() + seconds
-    while True:
-        state = api.get(f"{server.url}/api/v2/dags/twitter/dagRuns/{run}").json()["state"]
-        if state == wanted:
-            return
-        assert time.monotonic() < deadline, f"{run} is {state} after {seconds} s"
-        time.sleep(1)
-
-
-def instances(server, api, run: str) -> list[dict]:
-    url = f"{server.url}/api/v2/dags/twitter/dagRuns/{run}/taskInstances"
-    return api.get(url).json()["task_instances"]
-
-
-def text(server, key: str) -> str:
-    return server.aws("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
-
-
-def keys(server, prefix: str) -> list[str]:
-    listing = server.aws("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-    return [entry["Key"] for page in listing for entry in page.get("Contents", [])]
-
-
 def expected(day: date, person) -> set[str]:
     midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
     return {post["id"] for post in posts(person, midnight)}
-
-
-def read(path: Path) -> EmailMessage:
-    return email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
-
-
-def text_of(mail: EmailMessage) -> str:
-    return mail.get_body().get_content()
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +56,12 @@ def x(server):
 def test_a_rate_limit_frees_the_slot_and_the_task_goes_on_at_the_reset(server, api, x):
     day = TODAY - timedelta(days=40)
     control(server, faults=[{"kind": "rate_limited", "calls": [2], "reset": "4"}])
-    run = start(server, api, day)
-    wait(server, api, run, "success")
-    tries = {task["rendered_map_index"] or task["task_id"]: task["try_number"] for task in instances(server, api, run)}
+    run = start(server, api, "twitter", day)
+    wait(server, api, "twitter", run, "success")
+    tries = {
+        task["rendered_map_index"] or task["task_id"]: task["try_number"]
+        for task in instances(server, api, "twitter", run)
+    }
     assert sorted(tries[name] for name in USERNAMES) == [1, 1, 2]
     assert sorted(pages(server, day).values()) == [1] * 3
     event = api.get(f"{server.url}/api/v2/assets/events", params={"order_by": "-timestamp"}).json()
@@ -114,25 +71,19 @@ def test_a_rate_limit_frees_the_slot_and_the_task_goes_on_at_the_reset(server, a
 
 def test_ended_credits_stop_at_once_keep_what_was_paid_and_are_told_by_mail(server, api, x):
     day = TODAY - timedelta(days=41)
-    folder = services.mails(server.lab)
-    before = set(folder.glob("*"))
     # Three users and the first one's posts.
     control(server, credits_usd=0.06)
-    run = start(server, api, day)
-    wait(server, api, run, "failed")
-    failed = [task for task in instances(server, api, run) if task["state"] == "failed"]
+    run = start(server, api, "twitter", day)
+    wait(server, api, "twitter", run, "failed")
+    failed = [task for task in instances(server, api, "twitter", run) if task["state"] == "failed"]
     assert failed and all(task["try_number"] == 1 for task in failed)
     kept = keys(server, f"raw/x/posts/dt={day}/")
     assert kept and keys(server, f"curated/x/posts/dt={day}/") == []
-    deadline = time.monotonic() + 60
-    while not (mails := [mail for path in set(folder.glob("*")) - before if run in text_of(mail := read(path))]):
-        assert time.monotonic() < deadline, "no mail came"
-        time.sleep(1)
-    assert (mails[0]["subject"], mails[0]["to"]) == ("Airflow: twitter failed", "ops@lab")
+    (mail,) = wait_for_mails(server, run)
+    assert (mail["subject"], mail["to"]) == ("Airflow: twitter failed", "ops@lab")
     control(server, credits_usd=1000)
-    clear = {"dry_run": False, "only_failed": True, "dag_run_id": run, "include_downstream": True}
-    assert api.post(f"{server.url}/api/v2/dags/twitter/clearTaskInstances", json=clear).status_code == 200
-    wait(server, api, run, "success")
+    clear(server, api, "twitter", run, only_failed=True)
+    wait(server, api, "twitter", run, "success")
     assert sorted(pages(server, day).values()) == [1] * 3
     assert len([key for key in keys(server, f"curated/x/posts/dt={day}/") if key.endswith(".csv")]) == 3
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 import ssl
 import time
+from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
 from lab import services
 from lab.run import start, stop, wait_for
+from lab.shop import database, seed
+from tests import expected_sales
+from tests.e2e import runs
 from tests.e2e.conftest import Server
 
 DOMAIN = "airflow.lab.test"
+# Whether three days were run, cleared and run to their end again.
+AGAIN = (
+    "select count(*) = 3 and bool_and(state = 'success') from dag_run "
+    "where dag_id = 'daily_report' and run_type = 'backfill' and clear_number > 0"
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +96,39 @@ def test_second_run_changes_nothing(server):
 def test_units_are_sandboxed_and_the_dag_runs_so(server):
     server.run("systemd-analyze security --no-pager --threshold=18 airflow-scheduler@a.service")
     server.play("run.yml", "-e", "dag=twitter")
+
+
+def bigquery(server, query: str) -> list[list[str]]:
+    """Ask the emulator, past Airflow."""
+    url = f"{services.bigquery_endpoint(server.lab)}/bigquery/v2/projects/{services.BIGQUERY_PROJECT}/queries"
+    answer = server.session().post(url, json={"query": query, "useLegacySql": False})
+    assert answer.status_code == 200, answer.text
+    return [[cell["v"] for cell in row["f"]] for row in answer.json().get("rows", [])]
+
+
+def test_the_report_keeps_its_sales_in_bigquery(server):
+    days = [runs.TODAY - timedelta(days=past) for past in (62, 61, 60)]
+    database.deliver(server.lab, "airstrip-other", *days)
+    backfill = f"airflow backfill create --dag-id daily_report --from-date {days[0]} --to-date {days[-1]}"
+    server.run(f"airflow dags unpause daily_report && {backfill} 2>&1")
+    for day in days:
+        runs.wait_for_mails(server, f"Daily report {day}", seconds=180)
+    query = (
+        "select cast(day as string), channel, sale_id, format_timestamp('%F %T', sold_at), country, currency, amount, "
+        f"amount_eur, status from report.sales where day between '{days[0]}' and '{days[-1]}'"
+    )
+
+    def found() -> list[tuple[str, ...]]:
+        rows = bigquery(server, query)
+        return sorted((*row[:6], f"{Decimal(row[6]):.2f}", f"{Decimal(row[7]):.2f}", row[8]) for row in rows)
+
+    expected = [row for day in days for row in expected_sales.sales(day, seed.turn(day))]
+    assert found() == expected
+    server.run(f"{backfill} --reprocess-behavior completed 2>&1")
+    deadline = time.monotonic() + 180
+    while server.run(f'runuser -u postgres -- psql -qtAc "{AGAIN}" airflow').strip() != "t":
+        assert time.monotonic() < deadline, "the days were not run again"
+        time.sleep(2)
+    assert found() == expected
+    assert [len(runs.mails(server, f"Daily report {day}")) for day in days] == [1, 1, 1]
+    assert bigquery(server, "select table_name from report.INFORMATION_SCHEMA.TABLES") == [["sales"]]

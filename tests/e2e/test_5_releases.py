@@ -38,7 +38,7 @@ UNKNOWN = """
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG
 with DAG("unknown", schedule=None):
-    SQLExecuteQueryOperator(task_id="a", sql="SELECT 1", conn_id="warehouse", pool="narrow")
+    SQLExecuteQueryOperator(task_id="a", sql="SELECT 1", conn_id="stockroom", pool="narrow")
 """
 
 
@@ -165,7 +165,7 @@ def test_what_a_dag_names_must_be_there(server, source, ship):
         play = ship(succeeds=False)
     finally:
         (source / "dags" / "unknown.py").unlink()
-    assert "dags/unknown.py:5: there is no connection warehouse; set airflow_connections.warehouse" in words(play)
+    assert "dags/unknown.py:5: there is no connection stockroom; set airflow_connections.stockroom" in words(play)
     assert "dags/unknown.py:5: there is no pool narrow" in words(play)
 
 

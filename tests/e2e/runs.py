@@ -1,0 +1,90 @@
+"""Runs of DAGs, begun and watched through the API, and what they leave: objects on S3 and mails."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import time
+from datetime import UTC, date, datetime, timedelta
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+from lab import services
+from lab.settings import BUCKET
+
+TODAY = datetime.now(UTC).date()
+
+
+def start(server, api, dag: str, day: date, **conf: Any) -> str:
+    """Start a run for one day; return its id."""
+    body = {"logical_date": f"{day + timedelta(days=1)}T00:00:00Z", "conf": conf}
+    answer = api.post(f"{server.url}/api/v2/dags/{dag}/dagRuns", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["dag_run_id"]
+
+
+def wait(server, api, dag: str, run: str, wanted: str, seconds: int = 300) -> None:
+    """Wait until a run is in a state. One that begins at midnight comes after the daily one."""
+    deadline = time.monotonic() + seconds
+    while True:
+        state = api.get(f"{server.url}/api/v2/dags/{dag}/dagRuns/{run}").json()["state"]
+        if state == wanted:
+            return
+        assert time.monotonic() < deadline, f"{run} is {state} after {seconds} s"
+        time.sleep(1)
+
+
+def instances(server, api, dag: str, run: str) -> list[dict]:
+    """Return what the API says of a run's tasks."""
+    url = f"{server.url}/api/v2/dags/{dag}/dagRuns/{run}/taskInstances"
+    return api.get(url).json()["task_instances"]
+
+
+def wait_for_task(server, api, dag: str, run: str, task: str, wanted: str, seconds: int = 180) -> None:
+    """Wait until a task is in a state."""
+    deadline = time.monotonic() + seconds
+    while True:
+        states = {found["task_id"]: found["state"] for found in instances(server, api, dag, run)}
+        if states.get(task) == wanted:
+            return
+        assert time.monotonic() < deadline, f"{task} is {states.get(task)} after {seconds} s: {states}"
+        time.sleep(1)
+
+
+def clear(server, api, dag: str, run: str, **wanted: Any) -> None:
+    """Clear a run's tasks, by default all of them."""
+    body = {"dry_run": False, "only_failed": False, "dag_run_id": run, "include_downstream": True, **wanted}
+    answer = api.post(f"{server.url}/api/v2/dags/{dag}/clearTaskInstances", json=body)
+    assert answer.status_code == 200, answer.text
+
+
+def text(server, key: str) -> str:
+    """Read an object."""
+    return server.aws("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
+
+
+def keys(server, prefix: str) -> list[str]:
+    """Return the keys below a prefix."""
+    listing = server.aws("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    return [entry["Key"] for page in listing for entry in page.get("Contents", [])]
+
+
+def read(path: Path) -> EmailMessage:
+    """Read a mail."""
+    return email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+
+
+def mails(server, words: str) -> list[EmailMessage]:
+    """Return the mails that came and have some words in their text, oldest first."""
+    paths = sorted(services.mails(server.lab).glob("*"), key=lambda path: path.stat().st_mtime)
+    return [mail for mail in map(read, paths) if words in mail.get_body(("plain", "html")).get_content()]
+
+
+def wait_for_mails(server, words: str, count: int = 1, seconds: int = 60) -> list[EmailMessage]:
+    """Wait for so many mails with some words in their text."""
+    deadline = time.monotonic() + seconds
+    while len(found := mails(server, words)) < count:
+        assert time.monotonic() < deadline, f"{len(found)} mails came, not {count}"
+        time.sleep(1)
+    return found
