@@ -130,7 +130,8 @@ def test_units_are_sandboxed(server):
 def test_each_unit_has_its_own_secrets_and_nobody_else_has_any(server):
     names = server.run("cd /etc/airflow/secrets && ls").split()
     values = {name: server.run(f"cat /etc/airflow/secrets/{name}").strip() for name in names if "." not in name}
-    assert set(values) >= {"fernet_key", "jwt_secret", "api_secret_key", "database_password", "admin_password"}
+    passwords = {"database_password", "warehouse_password", "admin_password"}
+    assert set(values) >= {"fernet_key", "jwt_secret", "api_secret_key", *passwords}
     scheduler = server.unit("scheduler")
     given = {server.unit("api-server"): {"database_url", "fernet_key", "jwt_secret", "api_secret_key"},
              scheduler: {"database_url", "fernet_key", "jwt_secret"},
@@ -146,9 +147,10 @@ def test_each_unit_has_its_own_secrets_and_nobody_else_has_any(server):
         " find / -xdev -type f -perm -o=r -size -200k -path '*airflow*' ! -path '/opt/airflow/venvs/*'"
         " ! -path '/var/cache/*' -exec cat {} + 2>/dev/null"
     )
-    # That of the tasks stands in the scheduler's environment, but nobody may have written it down.
+    # Those of the tasks stand in the scheduler's environment, but nobody may have written them down.
     journal = server.run("journalctl --no-pager -o cat")
-    assert services.x_bearer_token(server.lab) not in journal
+    for secret in (services.x_bearer_token(server.lab), values.pop("warehouse_password")):
+        assert secret not in journal
     assert "Bearer ey" not in journal
     for name, value in values.items():
         assert value not in seen, f"{name} can be read"
