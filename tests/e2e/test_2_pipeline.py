@@ -114,7 +114,7 @@ def test_a_backfill_of_30_days_beside_todays_run_gives_each_day_its_own(server, 
 
 
 def test_the_summary_of_each_day_follows(server):
-    # Not the last of many: where two events come at once Airflow may leave the later one to the next run.
+    # Not the last of many: at its cap of runs Airflow leaves that to the next event (its issue 56050).
     day = TODAY - timedelta(days=60)
     deadline = time.monotonic() + 180
     # The table is written after the pictures.
