@@ -59,8 +59,6 @@ ORDERS = "{{ var.value.get('report_orders_connection', 'orders') }}"
 RATES = "{{ var.value.get('report_rates_connection', 'exchange_rates') }}"
 DAY = "{{ day(dag_run) }}"
 STAGING = "{{ staging(dag_run) }}"
-SALES_KEY = f"curated/report/sales/dt={DAY}/sales.csv.gz"
-REPORTED_DAYS = 14
 BUCKET = "{{ var.value.report_bucket }}"
 # The database's own text of each value: what is wrong with it is found later, row by row. Of an order with several
 # rows the newest stands, even where it is the one that is refused. Money that is a number has two decimals.
@@ -173,6 +171,8 @@ def read_rates(responses: list[Any], dag_run: Any) -> dict[str, str]:
 )
 def daily_report() -> None:
     """Extract from three sources, combine, load, check, report, mail."""
+    # It imports nothing that costs the parser time.
+    from etl import report_layout
 
     @task
     def check_settings(recipients: str, *connections: str) -> None:
@@ -189,7 +189,7 @@ def daily_report() -> None:
     arrived = S3KeySensor(
         task_id="receipts_have_come",
         bucket_name=BUCKET,
-        bucket_key=f"incoming/report/receipts/dt={DAY}/receipts.csv",
+        bucket_key=report_layout.receipts(DAY),
         # A role that may list a prefix is told by AWS what is there, but refused where it asks for what is not.
         wildcard_match=True,
         aws_conn_id=None,
@@ -204,7 +204,7 @@ def daily_report() -> None:
         sql_conn_id=ORDERS,
         query=ORDERS_QUERY,
         s3_bucket=BUCKET,
-        s3_key=f"raw/report/orders/dt={DAY}/orders.csv",
+        s3_key=report_layout.orders(DAY),
         replace=True,
         aws_conn_id=None,
         df_kwargs={"index": False, "lineterminator": "\n"},
@@ -288,7 +288,7 @@ def daily_report() -> None:
 
 def load_warehouse() -> tuple[TaskGroup, Any]:
     """Replace the day in the warehouse by what was combined; return the tasks, and what the report is made from."""
-    # It imports nothing that costs the parser time.
+    from etl import report_layout
     from etl.warehouse import WAREHOUSES
 
     kind, schema = environment("WAREHOUSE", "postgres"), environment("SCHEMA")
@@ -297,12 +297,12 @@ def load_warehouse() -> tuple[TaskGroup, Any]:
         raise ValueError(f"report_warehouse is {kind!r}: set airflow_variables.report_warehouse to one of {known}")
     tables = WAREHOUSES[kind](schema) if schema else WAREHOUSES[kind]()
     client = BigQueryClient() if kind == "bigquery" else SqlClient()
-    figures = tables.figures(f"{{{{ macros.ds_add(day(dag_run), {1 - REPORTED_DAYS}) }}}}", DAY)
+    figures = tables.figures(f"{{{{ macros.ds_add(day(dag_run), {1 - report_layout.DAYS}) }}}}", DAY)
     with TaskGroup("load") as group:
         create = client.run("create", tables.create(STAGING))
         if kind == "redshift":
             role = environment("REDSHIFT_ROLE", "default")
-            stage = client.run("stage", tables.copy(STAGING, f"s3://{BUCKET}/{SALES_KEY}", role))
+            stage = client.run("stage", tables.copy(STAGING, f"s3://{BUCKET}/{report_layout.sales(DAY)}", role))
         else:
             stage = client.stage(tables)
         check_columns = client.check_columns(
@@ -352,11 +352,11 @@ class SqlClient:
         def stage(staging: str) -> None:
             from airflow.providers.postgres.hooks.postgres import PostgresHook
 
-            from etl import sales
+            from etl import report_layout
             from etl import warehouse as statements
 
             with closing(PostgresHook(WAREHOUSE).get_conn()) as connection:
-                statements.copy(connection, tables, staging, bucket(), sales.sales_key(day()))
+                statements.copy(connection, tables, staging, bucket(), report_layout.sales(day()))
 
         return stage(STAGING)
 
@@ -425,12 +425,12 @@ class BigQueryClient:
             from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
             from google.cloud.bigquery import LoadJobConfig
 
-            from etl import sales
+            from etl import report_layout
 
             hook = BigQueryHook(gcp_conn_id=WAREHOUSE, use_legacy_sql=False)
             configuration = LoadJobConfig(source_format="CSV", skip_leading_rows=1, write_disposition="WRITE_TRUNCATE")
             table = f"{hook.project_id}.{tables.table(staging)}"
-            with bucket().reader(sales.sales_key(day())) as packed, gzip.open(packed) as rows:
+            with bucket().reader(report_layout.sales(day())) as packed, gzip.open(packed) as rows:
                 hook.get_client(hook.project_id).load_table_from_file(rows, table, job_config=configuration).result()
 
         return stage(STAGING)

@@ -17,12 +17,12 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
+from etl import report_layout
 from etl.sales import CHANNELS, Count
 from etl.storage import Storage
 
 # What the warehouse is asked for; revenue is in EUR.
 FIGURES = ["day", "channel", "country", "sales", "revenue"]
-DAYS = 14
 # A revenue so many times above or below the median of the week before is more likely wrong than true.
 OUTLIER = 5
 COLOURS = {"online": "#1d6fa5", "shops": "#d9822b"}
@@ -112,10 +112,10 @@ def render(
         f"days-{sha256[:8]}.png": days(figures, lines, day),
         f"countries-{sha256[:8]}.png": countries(figures, lines, day),
     }
-    written = [storage.put(f"{folder(day)}/{name}", content) for name, content in pictures.items()]
+    written = [storage.put(f"{report_layout.report(day)}/{name}", content) for name, content in pictures.items()]
     alone = {name: f"data:image/png;base64,{base64.b64encode(content).decode()}" for name, content in pictures.items()}
-    storage.put(f"{folder(day)}/report.txt", text.encode())
-    storage.put(f"{folder(day)}/report.html", page(subject, lines, alone).encode())
+    storage.put(f"{report_layout.report(day)}/report.txt", text.encode())
+    storage.put(f"{report_layout.report(day)}/report.html", page(subject, lines, alone).encode())
     _note(storage, day, newest=sha256)
     return {
         "subject": subject,
@@ -141,20 +141,15 @@ def note_mail(storage: Storage, day: date, sha256: str, to: str) -> None:
     _note(storage, day, mailed={**_notes(storage, day).get("mailed", {}), to: sha256})
 
 
-def folder(day: date) -> str:
-    """Where the report of a day lies."""
-    return f"curated/report/daily/dt={day}"
-
-
 def _notes(storage: Storage, day: date) -> dict[str, Any]:
     # Asked by a listing: a role that may list a prefix is refused where it asks for what is not there.
-    key = f"{folder(day)}/notes.json"
-    return json.loads(storage.get(key)) if key in storage.keys(f"{folder(day)}/") else {}
+    key = f"{report_layout.report(day)}/notes.json"
+    return json.loads(storage.get(key)) if key in storage.keys(f"{report_layout.report(day)}/") else {}
 
 
 def _note(storage: Storage, day: date, **values: Any) -> None:
     notes = {**_notes(storage, day), **values}
-    storage.put(f"{folder(day)}/notes.json", json.dumps(notes, indent=2).encode())
+    storage.put(f"{report_layout.report(day)}/notes.json", json.dumps(notes, indent=2).encode())
 
 
 def page(subject: str, lines: list[Number], pictures: dict[str, str]) -> str:
@@ -176,12 +171,12 @@ def plain(subject: str, lines: list[Number]) -> str:
 
 def days(figures: pd.DataFrame, lines: list[Number], day: date) -> bytes:
     """Return a PNG of 960 x 400 pixels: the revenue of each of the last days, by channel."""
-    span = [day - timedelta(days=past) for past in reversed(range(DAYS))]
-    figure, axes = _canvas(f"Revenue of the last {DAYS} days, EUR")
+    span = [day - timedelta(days=past) for past in reversed(range(report_layout.DAYS))]
+    figure, axes = _canvas(f"Revenue of the last {report_layout.DAYS} days, EUR")
     bars = _stack(axes, figures, "day", span)
     for channel, own in bars.items():
         _mark(own[-1:], channel, lines)
-    axes.set_xticks(range(DAYS), [f"{one:%d %b}" for one in span], rotation=45, ha="right")
+    axes.set_xticks(range(report_layout.DAYS), [f"{one:%d %b}" for one in span], rotation=45, ha="right")
     return _png(figure)
 
 

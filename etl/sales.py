@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
+from etl import report_layout
 from etl.storage import Storage
 from etl.warehouse import COLUMNS
 
@@ -61,26 +62,6 @@ class Count:
 codecs.register_error(
     "western", lambda error: (error.object[error.start : error.end].decode("cp1252", "replace"), error.end)
 )
-
-
-def orders_key(day: date) -> str:
-    """The object that the orders of a day are extracted to."""
-    return f"raw/report/orders/dt={day}/orders.csv"
-
-
-def receipts_key(day: date) -> str:
-    """The object in which the shops deliver a day."""
-    return f"incoming/report/receipts/dt={day}/receipts.csv"
-
-
-def sales_key(day: date) -> str:
-    """The object that the clean rows of a day are written to, before they are loaded."""
-    return f"curated/report/sales/dt={day}/sales.csv.gz"
-
-
-def refused_key(day: date) -> str:
-    """The object with the rows that were refused, each with the reason."""
-    return f"quarantine/report/sales/dt={day}/refused.csv"
 
 
 def next_page(text: str) -> str | None:
@@ -141,15 +122,15 @@ def _units(rate: Any) -> int:
 def combine(storage: Storage, day: date, exchange: dict[str, str]) -> dict[str, Count]:
     """Clean both sources and write their rows as one table; return what became of each channel's rows.
 
-    Rows that cannot be right are written to the object `refused_key` with the reason; both objects replace those of
-    an earlier run, when all is read. However long the sources are, ROWS_AT_ONCE rows are held. Raises SourceError,
+    Rows that cannot be right are written to an object of their own, each with the reason; both objects replace those
+    of an earlier run, when all is read. However long the sources are, ROWS_AT_ONCE rows are held. Raises SourceError,
     StorageRefused, and FileNotFoundError where a source is missing.
     """
-    sources = {"online": (orders_key(day), ORDERS), "shops": (receipts_key(day), RECEIPTS)}
+    sources = {"online": (report_layout.orders(day), ORDERS), "shops": (report_layout.receipts(day), RECEIPTS)}
     counts = {channel: Count(0, {}) for channel in sources}
     with (
-        storage.writer(refused_key(day)) as refused,
-        storage.writer(sales_key(day)) as sales,
+        storage.writer(report_layout.refused(day)) as refused,
+        storage.writer(report_layout.sales(day)) as sales,
         # The same rows are the same bytes: no name and no time stand in the archive.
         gzip.GzipFile("", "wb", 1, sales, mtime=0) as packed,
     ):

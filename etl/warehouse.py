@@ -19,7 +19,7 @@ COLUMNS = ["day", "channel", "sale_id", "sold_at", "country", "currency", "amoun
 # One day, one channel and one id are one sale, however often it is delivered.
 KEY = ["day", "channel", "sale_id"]
 KEPT = [column for column in COLUMNS if column != "line"]
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Warehouse:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.schema):
-            raise ValueError(f"report_schema is {self.schema!r}: use letters, digits, _ and -")
+            raise ValueError(f"report_schema is {self.schema!r}: use letters, digits and _")
 
     def table(self, name: str = "sales") -> str:
         """Return a table's full name."""
@@ -144,15 +144,12 @@ WAREHOUSES = {"postgres": Warehouse, "redshift": Redshift, "bigquery": BigQuery}
 
 
 def copy(connection: Any, warehouse: Warehouse, staging: str, storage: Storage, key: str) -> None:
-    """Stream an object into a staging table of PostgreSQL. `connection` is one of psycopg 2 or 3."""
+    """Stream an object into a staging table of PostgreSQL. `connection` is one of psycopg 3."""
     statement = f"copy {warehouse.table(staging)} ({', '.join(COLUMNS)}) from stdin with (format csv, header)"
     with storage.reader(key) as packed, gzip.open(packed) as rows, connection.cursor() as cursor:
         # What an earlier try left.
         cursor.execute(f"truncate {warehouse.table(staging)}")
-        if hasattr(cursor, "copy_expert"):
-            cursor.copy_expert(statement, rows)
-        else:
-            with cursor.copy(statement) as target:
-                while piece := rows.read(2**16):
-                    target.write(piece)
+        with cursor.copy(statement) as target:
+            while piece := rows.read(2**16):
+                target.write(piece)
     connection.commit()

@@ -179,6 +179,13 @@ def listens(lab: Lab, port: int) -> bool:
         return False
 
 
+def accepts(lab: Lab, port: int) -> bool:
+    """Whether a service of the lab that speaks no TLS accepts connections there."""
+    with contextlib.suppress(OSError), socket.create_connection((lab.gateway, port), timeout=2):
+        return True
+    return False
+
+
 def _s3(lab: Lab) -> None:
     folder = lab.state / "s3"
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -295,15 +302,14 @@ def bigquery(lab: Lab) -> None:
     address = [f"--rest-host={lab.gateway}", f"--rest-port={BIGQUERY_PORT}", f"--grpc-host={lab.gateway}"]
     start(pid_file, [str(python.with_name("bqemulator")), "start", *address, "--log-level=warning"])
 
-    def answers() -> bool:
-        with contextlib.suppress(OSError), socket.create_connection((lab.gateway, BIGQUERY_PORT), timeout=2):
-            return True
-        return False
-
-    wait_for("BigQuery", answers, 60, pid_file.with_suffix(".log"))
+    wait_for("BigQuery", lambda: accepts(lab, BIGQUERY_PORT), 60, pid_file.with_suffix(".log"))
     project = f"{bigquery_endpoint(lab)}/bigquery/v2/projects/{BIGQUERY_PROJECT}/datasets"
     reference = {"projectId": BIGQUERY_PROJECT, "datasetId": "report"}
-    requests.post(project, json={"datasetReference": reference}, timeout=10, proxies={"http": ""})
+    with requests.Session() as session:
+        session.trust_env = False
+        answer = session.post(project, json={"datasetReference": reference}, timeout=10)
+    if answer.status_code not in (200, 409):
+        raise LabError(f"BigQuery's emulator made no dataset: {answer.text[:500]}")
 
 
 def mails(lab: Lab) -> Path:
@@ -321,9 +327,4 @@ def _smtp(lab: Lab) -> None:
         ],
     )
 
-    def answers() -> bool:
-        with contextlib.suppress(OSError), socket.create_connection((lab.gateway, SMTP_PORT), timeout=2):
-            return True
-        return False
-
-    wait_for("the mail server", answers, 20, pid_file.with_suffix(".log"))
+    wait_for("the mail server", lambda: accepts(lab, SMTP_PORT), 20, pid_file.with_suffix(".log"))

@@ -36,7 +36,6 @@ class Lab:
 
     name: str = field(default_factory=lambda: os.environ.get("LAB_NAME", "airstrip"))
     subnet: IPv4Network = field(default_factory=lambda: IPv4Network(os.environ.get("LAB_SUBNET", "10.203.0.0/24")))
-
     # Where the business report keeps its sales: postgres or bigquery.
     warehouse: str = field(default_factory=lambda: os.environ.get("LAB_WAREHOUSE") or "postgres")
 

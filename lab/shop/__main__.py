@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import ssl
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import lab.shop
-from lab.shop.seed import PAGES, rates
-from lab.x_api.server import is_own
+from lab import web
+from lab.shop.seed import rates
 
 HTML = b"<html><head><title>Sign in</title></head><body>Sign in to the network</body></html>"
 
@@ -30,19 +28,14 @@ class Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         try:
             page = int(parse_qs(address.query).get("page", ["1"])[0])
-            answer = (
-                rates(date.fromisoformat(address.path.removeprefix("/rates/")), page) if page <= len(PAGES) else None
-            )
-        except ValueError:
-            answer = None
-        if answer is None:
+            answer = rates(date.fromisoformat(address.path.removeprefix("/rates/")), page)
+        except (ValueError, IndexError):
             return self._send(404, b"{}", "application/json")
         return self._send(200, json.dumps(answer).encode(), "application/json")
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        # The instances must not steer what they are tested with.
-        own = is_own(self.client_address[0]) and self.path == "/control"
+        own = web.is_own(self.client_address[0]) and self.path == "/control"
         if own:
             self.server.fault = body["fault"]
         self._send(200 if own else 403, b"{}", "application/json")
@@ -65,14 +58,5 @@ class Server(ThreadingHTTPServer):
     fault: str | None = None
 
 
-parser = argparse.ArgumentParser(prog="python -m lab.shop", description=lab.shop.__doc__)
-parser.add_argument("--address", required=True)
-parser.add_argument("--port", type=int, required=True)
-parser.add_argument("--certificate", required=True)
-parser.add_argument("--key", required=True)
-arguments = parser.parse_args()
-server = Server((arguments.address, arguments.port), Handler)
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(arguments.certificate, arguments.key)
-server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-server.serve_forever()
+arguments = web.parser("lab.shop", lab.shop.__doc__).parse_args()
+web.serve(Server((arguments.address, arguments.port), Handler), arguments.certificate, arguments.key)

@@ -16,6 +16,7 @@ from lab.settings import ORDERS_PORT, Lab, LabError
 from lab.shop import seed
 
 READER = "report"
+AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
 COLUMNS = ["order_id", "country", "ordered_at", "currency", "amount", "status", "updated_at"]
 # Orders of so many days are there.
 PAST_DAYS = 120
@@ -33,14 +34,16 @@ def program(name: str) -> str:
     return str(found[-1])
 
 
+def _ask(lab: Lab, tool: str, *arguments: str, stdin: str | None = None) -> str:
+    """Run one of PostgreSQL's own clients as the database's owner."""
+    address = [f"--host={folder(lab)}", f"--port={ORDERS_PORT}", "--username=postgres"]
+    return run(*AS_POSTGRES, program(tool), *address, *arguments, stdin=stdin)
+
+
 def psql(lab: Lab, statement: str) -> str:
     """Run statements as the database's owner, and return what they say."""
     options = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]
-    address = [f"--host={folder(lab)}", f"--port={ORDERS_PORT}", "--username=postgres", "--dbname=orders"]
-    return run(*AS_POSTGRES, program("psql"), *options, *address, stdin=statement)
-
-
-AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
+    return _ask(lab, "psql", *options, "--dbname=orders", stdin=statement)
 
 
 def up(lab: Lab) -> None:
@@ -72,7 +75,7 @@ def up(lab: Lab) -> None:
 
     def answers() -> bool:
         try:
-            run(*AS_POSTGRES, program("pg_isready"), f"--host={folder(lab)}", f"--port={ORDERS_PORT}")
+            _ask(lab, "pg_isready")
         except LabError:
             return False
         return True
@@ -82,10 +85,8 @@ def up(lab: Lab) -> None:
 
 
 def _fill(lab: Lab) -> None:
-    owner = [f"--host={folder(lab)}", f"--port={ORDERS_PORT}", "--username=postgres"]
-    known = run(*AS_POSTGRES, program("psql"), *owner, "--list", "--tuples-only", "--no-align")
-    if "orders|" not in known:
-        run(*AS_POSTGRES, program("createdb"), *owner, "orders")
+    if "orders|" not in _ask(lab, "psql", "--list", "--tuples-only", "--no-align"):
+        _ask(lab, "createdb", "orders")
     today = datetime.now(UTC).date()
     rows = [row for past in range(-2, PAST_DAYS) for row in seed.orders(today - timedelta(days=past))]
     psql(

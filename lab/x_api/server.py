@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
-import ssl
 import struct
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from lab.web import is_own
 from lab.x_api.api import Answer, Fault, Keys, XApi
 from lab.x_api.people import Person, lab_people
 
@@ -45,7 +44,6 @@ class Handler(BaseHTTPRequestHandler):
         """Keep no log of its own: the account has one."""
 
     def _control(self, work) -> None:
-        # The instances must not steer what they are tested with.
         own = is_own(self.client_address[0])
         body = json.dumps(work() if own and urlsplit(self.path).path == "/control" else {}).encode()
         self._send(Answer(200 if own else 403, {"content-type": "application/json"}, body))
@@ -85,14 +83,6 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def is_own(address: str) -> bool:
-    """Whether an address is this machine's."""
-    with socket.socket() as probe, contextlib.suppress(OSError):
-        probe.bind((address, 0))
-        return True
-    return False
-
-
 class Server(ThreadingHTTPServer):
     """One stand-in; `seconds` is how long it thinks about each answer."""
 
@@ -103,13 +93,6 @@ class Server(ThreadingHTTPServer):
         super().__init__((address, port), Handler)
         self.api, self.seconds = api, seconds
         self.address = f"http://{address}:{self.server_port}"
-
-    def encrypt(self, certificate: str, key: str) -> None:
-        """Speak TLS. The handshake is done in a connection's own thread, so that a silent client stops nobody."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
-        self.address = self.address.replace("http:", "https:")
 
     def change(self, wanted: dict) -> dict:
         """Set what the control asks for; `reset` begins anew."""

@@ -163,8 +163,7 @@ def server(lab) -> Server:
 def machine(lab) -> Server:
     """A Debian 12 machine of another installation in the same account, whose warehouse is BigQuery."""
     services.bigquery(lab)
-    settings = {"aws_debian_release": "12", "aws_bucket": "airstrip-other", "warehouse": "bigquery"}
-    machine = Server(lab, "debian12", **settings)
+    machine = Server(lab, "debian12", warehouse="bigquery", aws_debian_release="12", aws_bucket="airstrip-other")
     machine.play("provision.yml")
     return machine
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl import sales, warehouse
+from etl import report_layout, sales, warehouse
 from etl.storage import Storage
 from lab.shop import seed
 from tests import expected_sales
@@ -38,8 +38,8 @@ def combine(storage):
     """Combine receipts with no orders; return what was written and the count of the shops."""
 
     def work(receipts: bytes):
-        storage.put(sales.orders_key(DAY), orders([]))
-        storage.put(sales.receipts_key(DAY), receipts)
+        storage.put(report_layout.orders(DAY), orders([]))
+        storage.put(report_layout.receipts(DAY), receipts)
         counts = sales.combine(storage, DAY, EXCHANGE)
         return rows(storage, DAY), counts["shops"]
 
@@ -47,15 +47,15 @@ def combine(storage):
 
 
 def rows(storage: Storage, day: date) -> list[dict[str, str]]:
-    text = gzip.decompress(storage.get(sales.sales_key(day))).decode()
+    text = gzip.decompress(storage.get(report_layout.sales(day))).decode()
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 @pytest.mark.parametrize("turn", [1, 2, 3])
 def test_three_days_with_their_dirt_give_the_hand_checked_answer(storage, turn):
     day = next(day for day in (DAY + timedelta(days=number) for number in range(3)) if seed.turn(day) == turn)
-    storage.put(sales.orders_key(day), orders(seed.orders(day)))
-    storage.put(sales.receipts_key(day), seed.receipts(day))
+    storage.put(report_layout.orders(day), orders(seed.orders(day)))
+    storage.put(report_layout.receipts(day), seed.receipts(day))
     exchange = sales.rates([json.dumps(seed.rates(day, page)) for page in (1, 2)], day)
     counts = sales.combine(storage, day, exchange)
     assert {channel: (count.rows, count.refused) for channel, count in counts.items()} == expected_sales.REFUSED[turn]
@@ -63,16 +63,16 @@ def test_three_days_with_their_dirt_give_the_hand_checked_answer(storage, turn):
     newest = {(row["channel"], row["sale_id"]): row for row in rows(storage, day)}
     found = [tuple(row[column] for column in warehouse.KEPT) for _, row in sorted(newest.items())]
     assert found == expected_sales.sales(day, turn)
-    refused = list(csv.DictReader(io.StringIO(storage.get(sales.refused_key(day)).decode())))
+    refused = list(csv.DictReader(io.StringIO(storage.get(report_layout.refused(day)).decode())))
     assert len(refused) == sum(sum(count.refused.values()) for count in counts.values())
 
 
 def test_the_same_sources_give_the_same_bytes(storage, combine):
     receipts = (HEADER + "a;DE;2026-11-03 10:00;EUR;1,00\n").encode()
     combine(receipts)
-    first = storage.get(sales.sales_key(DAY))
+    first = storage.get(report_layout.sales(DAY))
     combine(receipts)
-    assert storage.get(sales.sales_key(DAY)) == first
+    assert storage.get(report_layout.sales(DAY)) == first
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_row_that_cannot_be_right_is_refused_with_the_reason(storage, combine,
     found, count = combine((HEADER + "good;DE;2026-11-03 00:00;EUR;1\n\n" + cells + "\n").encode())
     assert [row["sale_id"] for row in found] == ["good"]
     assert (count.rows, count.accepted, count.refused) == (2, 1, {reason: 1})
-    (refused,) = csv.DictReader(io.StringIO(storage.get(sales.refused_key(DAY)).decode()))
+    (refused,) = csv.DictReader(io.StringIO(storage.get(report_layout.refused(DAY)).decode()))
     assert (refused["channel"], refused["line"], refused["reason"]) == ("shops", "4", reason)
     assert isinstance(json.loads(refused["row"]), list)
 
@@ -197,10 +197,10 @@ def test_a_file_that_cannot_be_read_is_named_and_leaves_nothing(storage, combine
 
 def test_a_failure_leaves_what_an_earlier_run_wrote(storage, combine):
     combine((HEADER + "a;DE;2026-11-03 10:00;EUR;1\n").encode())
-    before = storage.get(sales.sales_key(DAY))
+    before = storage.get(report_layout.sales(DAY))
     with pytest.raises(sales.SourceError):
         combine(b"broken")
-    assert storage.get(sales.sales_key(DAY)) == before
+    assert storage.get(report_layout.sales(DAY)) == before
 
 
 def test_a_missing_source_is_said(storage):
@@ -272,8 +272,8 @@ print(counts["shops"].rows, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss 
 
 def test_memory_does_not_grow_with_a_file(storage):
     """Ten pieces take what one takes, more or less: 500,000 rows, as text and as a table, would be 400 MB."""
-    storage.put(sales.orders_key(DAY), orders([]))
-    with storage.writer(sales.receipts_key(DAY)) as target:
+    storage.put(report_layout.orders(DAY), orders([]))
+    with storage.writer(report_layout.receipts(DAY)) as target:
         target.write(HEADER.encode())
         for number in range(500_000):
             target.write(b"receipt-%09d;DE;2026-11-03 10:00;EUR;1.234,50\n" % number)

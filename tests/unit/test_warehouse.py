@@ -109,7 +109,7 @@ def test_a_schema_is_a_name():
 
 
 class Cursor:
-    """As much of a cursor as a copy needs, of psycopg 3; of psycopg 2 where `copy_expert` is given."""
+    """As much of a cursor of psycopg 3 as a copy needs."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -132,18 +132,11 @@ class Cursor:
         self.received += piece
 
 
-class OldCursor(Cursor):
-    def copy_expert(self, statement: str, rows) -> None:
-        self.said.append(statement)
-        self.received = rows.read()
-
-
-@pytest.mark.parametrize("kind", [Cursor, OldCursor])
-def test_rows_are_streamed_into_an_empty_table(storage, kind):
+def test_rows_are_streamed_into_an_empty_table(storage):
     text = io.StringIO()
     csv.writer(text).writerows([COLUMNS, sale("a")])
     storage.put("sales.csv.gz", gzip.compress(text.getvalue().encode()))
-    cursor, ended = kind(), []
+    cursor, ended = Cursor(), []
 
     class Connection:
         def cursor(self):

@@ -38,7 +38,7 @@ class ReportEmailOperator(EmailOperator):
                 cc=self.cc,
                 bcc=self.bcc,
                 subject=self.subject,
-                from_email=self.from_email or hook.from_email,
+                from_email=self.from_email,
                 html_content=self.html_content,
                 custom_headers=self.custom_headers,
             )

@@ -1,0 +1,36 @@
+"""Where the objects of the business report lie, and how far back it looks.
+
+A day may be a template that Airflow fills in; the parser of DAGs imports this at every turn, so that it is small.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+
+# The days that the report shows, its own among them.
+DAYS = 14
+
+
+def orders(day: date | str) -> str:
+    """The object that the orders of a day are extracted to."""
+    return f"raw/report/orders/dt={day}/orders.csv"
+
+
+def receipts(day: date | str) -> str:
+    """The object in which the shops deliver a day."""
+    return f"incoming/report/receipts/dt={day}/receipts.csv"
+
+
+def sales(day: date | str) -> str:
+    """The object that the clean rows of a day are written to, before they are loaded."""
+    return f"curated/report/sales/dt={day}/sales.csv.gz"
+
+
+def refused(day: date | str) -> str:
+    """The object with the rows that were refused, each with the reason."""
+    return f"quarantine/report/sales/dt={day}/refused.csv"
+
+
+def report(day: date | str) -> str:
+    """The folder of a day's report."""
+    return f"curated/report/daily/dt={day}"
