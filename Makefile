@@ -13,6 +13,12 @@ EXTRAS := $(basename $(wildcard roles/airflow/files/extras/*.in))
 # Airstrip's own package, which the lock file covers by its hash: the bytes are the same wherever it is built.
 OWN := roles/airflow/files/airstrip
 WHEEL := $(BIN)/uv build --quiet --offline --wheel --clear --out-dir build/wheels $(OWN)
+# A line for each test as it ends. A file of tests stays in one lane; the longest are begun first.
+PYTEST := PYTHONUNBUFFERED=1 $(BIN)/pytest --verbose --durations=20
+LANES ?= 2
+UNIT := AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=. PYTHONUNBUFFERED=1 build/airflow/bin/pytest --verbose --durations=20 tests/unit \
+        --cov=etl --cov-report=term --cov-fail-under=95
+IN_LANES := --numprocesses=$(LANES) --dist=loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
@@ -50,25 +56,30 @@ lab-down: setup ## Take the lab away
 
 .PHONY: lint
 lint: .venv/done ## Check the style of Python, YAML and Ansible
-	$(BIN)/pytest -q tests/lint
+	$(PYTEST) tests/lint
 
 .PHONY: unit
 unit: build/airflow/done ## Run the tests that need no machine
-	$(BIN)/pytest -q tests/policy tests/aws
-	AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=. build/airflow/bin/pytest -q tests/unit \
-	  --cov=etl --cov-report=term --cov-fail-under=95
+	$(PYTEST) $(IN_LANES) tests/policy tests/aws
+	$(UNIT)
 
 .PHONY: e2e
-e2e: setup build/bigquery/done ## Run the tests on machines of their own
-	$(BIN)/pytest -v tests/e2e
+e2e: setup build/bigquery/done ## Run the tests on machines of their own; one part with ONLY=releases
+	$(PYTEST) $(IN_LANES) $(or $(ONLY:%=tests/e2e/test_%.py),tests/e2e)
 
+# In one go, so that no lane is idle while another works.
 .PHONY: test
-test: setup lint build/airflow/done build/bigquery/done ## Run all tests, the quick ones beside the others
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit e2e
+test: setup build/airflow/done build/bigquery/done ## Run all tests
+	$(PYTEST) $(IN_LANES) tests/lint tests/policy tests/aws tests/e2e
+	$(UNIT)
 
 .PHONY: bench
-bench: setup build/airflow/done ## Measure; one group with NAME=install, memory, speed, tutorial, releases, restarts, control, etl or report
+bench: setup build/airflow/done ## Measure, compare, write the README's table; one group with NAME=install, memory, tasks, releases, restarts, etl or report
 	$(BIN)/python -m tests.bench $(NAME)
+
+.PHONY: soak
+soak: setup build/airflow/done build/soak/done ## Try for hours, and print figures; one group with NAME=updates or mutants
+	PATH=$(CURDIR)/build/soak/bin:$(PATH) $(BIN)/python -m tests.soak $(NAME)
 
 .PHONY: lock
 lock: .venv/done ## Choose newer versions and pin them with hashes
@@ -78,6 +89,7 @@ lock: .venv/done ## Choose newer versions and pin them with hashes
 	for extra in $(EXTRAS); do $(LOCK) -c roles/airflow/files/requirements.txt -o $$extra.txt $$extra.in; done
 	$(LOCK) -o roles/airflow/files/uv.txt roles/airflow/files/uv.in
 	$(LOCK) -o lab/bigquery.txt lab/bigquery.in
+	$(LOCK) -o tests/soak.txt tests/soak.in
 	$(LOCK) -o tests/unit/requirements.txt -c roles/airflow/files/requirements.txt \
 	  $(EXTRAS:%=-c %.txt) tests/unit/requirements.in
 
@@ -108,4 +120,10 @@ build/airflow/done: .venv/done roles/airflow/files/requirements.txt tests/unit/r
 build/bigquery/done: .venv/done lab/bigquery.txt
 	$(BIN)/uv venv --quiet --clear --python python3 build/bigquery
 	VIRTUAL_ENV=build/bigquery $(BIN)/uv pip sync --quiet --require-hashes lab/bigquery.txt
+	@touch $@
+
+# Mutation testing, whose packages nothing else needs.
+build/soak/done: .venv/done tests/soak.txt
+	$(BIN)/uv venv --quiet --clear --python python3 build/soak
+	VIRTUAL_ENV=build/soak $(BIN)/uv pip sync --quiet --require-hashes tests/soak.txt
 	@touch $@

@@ -100,7 +100,8 @@ class Hypervisor:
             image = self.api.ec2.describe_images(ami_ids=[instance.image_id])[0]
             memory = INSTANCE_TYPES[instance.instance_type]["MemoryInfo"]["SizeInMiB"] * 1024**2
             network.name(self.lab, card.mac_address, card.private_ip_address)
-            machine = machines.Machine(instance.id, bootable(image.name), card.mac_address, memory)
+            stack = next((tag["value"] for tag in instance.get_tags() if tag["key"] == "airstrip"), "")
+            machine = machines.Machine(instance.id, bootable(image.name), card.mac_address, memory, stack)
             if not machine.suite:
                 print(f"lab: {image.name} does not boot on this machine", flush=True)
                 instance.stop()

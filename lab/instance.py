@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from lab import image
+from lab import disk
 from lab.run import process, run, start, stop
 from lab.settings import CACHE, Lab
 
@@ -24,12 +24,13 @@ REBOOT = 133
 
 @dataclass(frozen=True)
 class Machine:
-    """What EC2 knows of an instance and its hypervisor must know: memory in bytes, the address from DHCP."""
+    """What EC2 knows of an instance and its hypervisor must know: memory in bytes, the address from DHCP, its stack."""
 
     id: str
     suite: str
     mac: str
     memory: int
+    stack: str
 
 
 def folder(lab: Lab, identity: str) -> Path:
@@ -53,14 +54,9 @@ def runs(lab: Lab, identity: str) -> bool:
 
 def up(lab: Lab, machine: Machine) -> None:
     """Switch the machine on, with a new disk where it has none."""
-    root = folder(lab, machine.id) / "root"
-    if not os.path.ismount(root):
-        layer, work = root.with_name("layer"), root.with_name("work")
-        for path in (layer, work, root):
-            path.mkdir(parents=True, exist_ok=True)
-        base = image.image(machine.suite)
-        run("mount", "-t", "overlay", "airstrip", "-o", f"lowerdir={base},upperdir={layer},workdir={work}", root)
-    (root.with_name("machine.json")).write_text(json.dumps(asdict(machine)))
+    place = folder(lab, machine.id)
+    disk.mount(lab, place, machine.suite, machine.stack)
+    (place / "machine.json").write_text(json.dumps(asdict(machine)))
     start(_pid_file(lab, machine.id), [sys.executable, "-m", "lab", "machine", machine.id], lab.environment)
 
 
@@ -159,9 +155,7 @@ def power_off(lab: Lab, identity: str) -> None:
 def down(lab: Lab, identity: str) -> None:
     """Stop the machine and take away all it wrote."""
     power_off(lab, identity)
-    root = folder(lab, identity) / "root"
-    while os.path.ismount(root):
-        run("umount", root)
+    disk.unmount(folder(lab, identity))
     subprocess.run(["ip", "netns", "delete", f"{lab.name}-{identity}"], capture_output=True, check=False)
     for group in _cgroups(lab, identity):
         for path, _, _ in os.walk(group, topdown=False):

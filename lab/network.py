@@ -6,7 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from lab.run import process, run, start, wait_for
+from lab.run import process, run, start, stop, wait_for
 from lab.settings import METADATA_PORT, REGION, Lab, LabError
 
 DOMAIN = f"{REGION}.compute.internal"
@@ -57,11 +57,14 @@ def name(lab: Lab, mac: str, address: str) -> None:
     text = f"{mac},{address},{host},infinite\n"
     if lease.exists() and lease.read_text() == text:
         return
+    had_an_owner = lease.exists()
     lease.write_text(text)
     (folder / "names" / host).write_text(f"{address} {host}.{DOMAIN}\n")
-    # By itself it would refuse an address that an earlier owner had.
-    server = process(folder / "process.pid")
-    if server:
+    if had_an_owner:
+        # It keeps the earlier owner's lease in memory, and would refuse the address to the new one.
+        stop(folder / "process.pid")
+        _names(lab)
+    elif server := process(folder / "process.pid"):
         server.send_signal(signal.SIGHUP)
 
 

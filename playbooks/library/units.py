@@ -131,8 +131,16 @@ def main() -> None:
             if code:
                 fix = f"look at: journalctl -eu {' -u '.join(units)}"
                 module.fail_json(msg=f"{' '.join(command + units)}: {err.strip()}; {fix}")
-    changed = bool(enable or start or restart or stop)
-    module.exit_json(changed=changed, enabled=enable, started=start + restart, stopped=stop, said=said)
+    changes = {"enable": enable, "start": start, "restart": restart, "stop": stop}
+    diff = "".join(f"{verb} {unit}\n" for verb, units in changes.items() for unit in units)
+    module.exit_json(
+        changed=bool(diff),
+        enabled=enable,
+        started=start + restart,
+        stopped=stop,
+        said=said,
+        diff={"before": "", "after": diff},
+    )
 
 
 if __name__ == "__main__":

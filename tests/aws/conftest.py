@@ -14,7 +14,7 @@ import yaml
 
 from lab.aws import Api
 from lab.services import ambient
-from tests.e2e.conftest import ROOT, Play
+from tests.server import ROOT, Play
 
 BUCKET = "quick-test-bucket"
 KEY = "operator"

@@ -1,171 +1,143 @@
-"""A lab of the tests' own, and one machine of its EC2 for the whole story."""
+"""Each group of tests (a file) has a lab and machines of its own, and leaves nothing to another.
+
+Machines start from a host that was deployed to once: the installation's, which is kept under the hash of what made it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import os
-import re
-import shlex
 import subprocess
-import time
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
-import requests
+from playwright.sync_api import Browser, sync_playwright
 
 from lab import __main__ as commands
-from lab import inventory, services
-from lab.settings import Lab, LabError
+from lab import disk, image
+from lab import instance as machines
+from lab.settings import Lab
+from tests.e2e import load
+from tests.server import ROOT, Play, Server, wait_until
 
-ROOT = Path(__file__).parents[2]
-ARTEFACTS = ROOT / "build" / "e2e"
-
-
-@dataclass
-class Play:
-    """What a run of ansible-playbook said."""
-
-    code: int
-    output: str
-
-    @property
-    def changed(self) -> int:
-        return sum(map(int, re.findall(r"changed=(\d+)", self.output)))
-
-    @property
-    def changed_tasks(self) -> list[str]:
-        blocks = re.split(r"\n(?=TASK|RUNNING HANDLER|PLAY)", self.output)
-        return [block.splitlines()[0].rstrip(" *") for block in blocks if re.search(r"^changed: ", block, re.M)]
+KEEP_LAB = bool(os.environ.get("KEEP_LAB"))
+GROUPS = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
+# What a deployed host is made from, beside Debian's image.
+SOURCES = ("roles", "playbooks", "inventory", "dags", "etl", "ansible.cfg", "requirements.txt", "lab/inventory.py")
 
 
-class Server:
-    """One machine of the lab, used as an operator uses it; `settings` are variables of its inventory."""
-
-    def __init__(self, lab: Lab, stack: str, **settings: str) -> None:
-        self.lab, self.stack = lab, stack
-        self.inventory = inventory.write(lab, stack, **settings)
-
-    @property
-    def instance(self) -> dict:
-        """What EC2 says of it."""
-        return services.instance(self.lab, self.stack)
-
-    @property
-    def runs(self) -> bool:
-        try:
-            return bool(self.instance)
-        except LabError:
-            return False
-
-    @cached_property
-    def address(self) -> str:
-        return self.instance["PublicIpAddress"]
-
-    @property
-    def url(self) -> str:
-        return f"https://{self.address}"
-
-    def aws(self, service: str):
-        """The account owner's client."""
-        return services.client(self.lab, service)
-
-    def play(self, playbook: str, *arguments: str, succeeds: bool = True) -> Play:
-        """Run a playbook with the very command of the README."""
-        process = self.begin(playbook, *arguments)
-        output, _ = process.communicate()
-        play = Play(process.returncode, output)
-        ARTEFACTS.mkdir(parents=True, exist_ok=True)
-        with (ARTEFACTS / f"{self.stack}.log").open("a") as log:
-            log.write(f"$ {shlex.join(process.args)}\n{play.output}\n")
-        assert (play.code == 0) == succeeds, play.output[-6000:]
-        return play
-
-    def begin(self, playbook: str, *arguments: str) -> subprocess.Popen[str]:
-        """Begin to run a playbook, in a process group of its own."""
-        command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}", *arguments]
-        environment = {**services.operator_environment(self.lab), "ANSIBLE_NOCOLOR": "1"}
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, process_group=0, **streams)
-
-    def unit(self, component: str) -> str:
-        """Which of a pair runs."""
-        units = f"'airflow-{component}@*.service'"
-        return self.run(f"systemctl list-units --plain --no-legend --state=active {units}").split()[0]
-
-    def run(self, command: str, check: bool = True) -> str:
-        """Run a shell command on the machine as root."""
-        ssh = [*commands.ssh(self.lab, self.stack), "sudo", "bash", "-c", shlex.quote(command)]
-        result = subprocess.run(ssh, text=True, errors="replace", capture_output=True, check=False)
-        assert not check or result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
-        return result.stdout
-
-    @property
-    def password(self) -> str:
-        return self.run("cat /etc/airflow/secrets/admin_password")
-
-    def wait_until_healthy(self) -> None:
-        """Wait until each component of Airflow says so, as after a boot."""
-        deadline = time.monotonic() + 180
-        while True:
-            with contextlib.suppress(OSError, ValueError):
-                health = self.session().get(f"{self.url}/api/v2/monitor/health", timeout=5).json()
-                if {component["status"] for component in health.values()} == {"healthy"}:
-                    return
-            assert time.monotonic() < deadline, "not healthy in 3 minutes"
-            time.sleep(2)
-
-    def session(self) -> requests.Session:
-        """A client that trusts the lab's authority and nobody else."""
-        session = requests.Session()
-        # The environment's own bundle would win over `verify`.
-        session.trust_env = False
-        session.verify = str(services.authority(self.lab))
-        return session
-
-    def api(self) -> requests.Session:
-        """A client that has logged in."""
-        session = self.session()
-        login = {"username": "admin", "password": self.password}
-        answer = session.post(f"{self.url}/auth/token", json=login)
-        assert answer.status_code == 201, answer.text
-        session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
-        return session
-
-
-@pytest.fixture(scope="session")
-def lab():
-    """Fresh machines; with KEEP_LAB=1 those of the last run, which stay up for the next."""
-    lab = Lab("striptest", IPv4Network("10.203.1.0/24"))
-    keep = os.environ.get("KEEP_LAB")
-    if not keep:
+@pytest.fixture(scope="module")
+def lab(request) -> Iterator[Lab]:
+    """A lab of the group's own; with KEEP_LAB=1 that of the last run, which stays up for the next."""
+    number = GROUPS.index(Path(request.path).stem)
+    lab = Lab(f"strip{number}", IPv4Network(f"10.203.{10 + number}.0/24"))
+    if not KEEP_LAB:
         commands.down(lab)
     commands.up(lab)
     yield lab
-    if not keep:
+    if not KEEP_LAB:
         commands.down(lab)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(lab) -> Server:
-    """The Debian 13 machine, made on EC2 and deployed to from nothing."""
-    server = Server(lab, "debian13", nginx_commit_url="https://git.example.com/commit/{commit}")
+    """A Debian 13 machine with everything on it."""
+    return deployed(lab, "debian13")
+
+
+def deployed(lab: Lab, stack: str, **settings: str) -> Server:
+    """Make a Debian 13 machine that starts from a host that was deployed to once."""
+    server = Server(lab, stack, **settings)
+    if not server.runs:
+        disk.start_from(lab, stack, kept_host(lab))
     server.play("provision.yml")
-    # A look before the first change must work where nothing is installed yet.
-    server.play("site.yml", "--check", "--diff")
     server.play("site.yml")
     return server
 
 
-@pytest.fixture(scope="session")
-def machine(lab) -> Server:
-    """A Debian 12 machine of another installation in the same account, whose warehouse is BigQuery."""
-    services.bigquery(lab)
-    machine = Server(lab, "debian12", warehouse="bigquery", aws_debian_release="12", aws_bucket="airstrip-other")
-    machine.play("provision.yml")
-    return machine
+def kept_host(lab: Lab) -> Path:
+    """Return the host that was deployed to once, which is made in this lab where there is none."""
+    with one_at_a_time():
+        return disk.kept(kept_name()) or install(lab)
+
+
+def install(lab: Lab) -> Path:
+    """Deploy to a machine from nothing, keep it, and end it."""
+    server = Server(lab, "kept")
+    server.play("provision.yml")
+    server.play("site.yml")
+    host = keep(server)
+    server.play("destroy.yml", "-e", "confirm=kept", "-e", "aws_destroy_data=true")
+    return host
+
+
+def keep(server: Server) -> Path:
+    """Stop a machine and keep it for others to start from, with Airflow off until site.yml has their settings."""
+    identity = server.instance["InstanceId"]
+    server.run("systemctl disable --quiet airflow.target")
+    server.aws("ec2").stop_instances(InstanceIds=[identity])
+    wait_until(lambda: not machines.runs(server.lab, identity), 120, "the machine does not stop")
+    return disk.keep(server.lab, machines.folder(server.lab, identity), server.stack, kept_name())
+
+
+def kept_name() -> str:
+    """The name of the kept host that this tree makes."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *SOURCES]
+    names = subprocess.run(listing, cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    digest = hashlib.sha256(image.image("trixie").name.encode())
+    for name in sorted(filter(None, names.split("\0"))):
+        if (ROOT / name).is_file():
+            digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
+    return f"trixie-{digest.hexdigest()[:12]}"
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Hold the lock under which a host is kept: who comes second finds it made."""
+    disk.HOSTS.mkdir(parents=True, exist_ok=True)
+    with (disk.HOSTS / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A repository of a team's own."""
+    return load.source(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture
+def source(checkout) -> Iterator[Path]:
+    """The project's DAGs and those of the load, to change at will: the next test finds them as they were."""
+    yield checkout
+    load.git(checkout, "reset", "--quiet", "--hard")
+    load.git(checkout, "clean", "--quiet", "-dfx")
+
+
+@pytest.fixture
+def ship(server, source):
+    """Run update.yml with the source, and return what it said."""
+
+    def ship(*arguments: str, succeeds: bool = True, **files: str) -> Play:
+        for name, text in files.items():
+            (source / "etl" / f"{name}.py").write_text(text)
+        return server.play("update.yml", "-e", f"release_source={source}", *arguments, succeeds=succeeds)
+
+    return ship
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's chromium. Of the module, not the session: while it is there, no other test can have an event loop."""
+    flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-quic"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
+        yield browser
+        browser.close()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -173,10 +145,9 @@ def pytest_runtest_makereport(item, call):
     """Keep the journal of every machine that a failed test used."""
     report = yield
     if report.failed:
-        ARTEFACTS.mkdir(parents=True, exist_ok=True)
         for value in getattr(item, "funcargs", {}).values():
             # A machine that is off has nothing to say.
             if isinstance(value, Server) and value.runs:
                 journal = value.run("journalctl --no-pager -b -n 3000", check=False)
-                (ARTEFACTS / f"{item.name}-{value.stack}.journal").write_text(journal)
+                (value.artefacts / f"{item.name}-{value.stack}.journal").write_text(journal)
     return report

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
+import subprocess
 import threading
-import time
+import uuid
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import requests
 
-from tests.e2e.conftest import ROOT, Server
+from tests.server import ROOT, Server, wait_until
 
 DAGS = Path(__file__).parent / "dags"
 
 
 def source(folder: Path) -> Path:
-    """A copy of the project's DAGs with those of the load."""
+    """A checkout that holds a copy of the project's DAGs and those of the load, committed."""
     for part in ("dags", "etl"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(DAGS / "load_dag.py", folder / "dags")
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message=The DAGs of the load")
     return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in a checkout, as nobody in particular."""
+    somebody = ["-c", "user.name=Load", "-c", "user.email=load@lab"]
+    command = ["git", "-C", str(folder), *somebody, *arguments]
+    return subprocess.run(command, text=True, capture_output=True, check=True).stdout.strip()
 
 
 class Load:
@@ -35,11 +49,11 @@ class Load:
         self._random = random.Random(1)
 
     def __enter__(self) -> Load:
-        self.api = self.server.api()
-        self.began = self.sql("SELECT clock_timestamp()")
+        self.api = self.server.logged_in
+        self.began = self.server.sql("SELECT clock_timestamp()")
         self.threads = [threading.Thread(target=self._repeat, args=job, daemon=True) for job in (
             (self._poll, 0.05), (self._beat, 0.5), (self._walk, self.every))]  # fmt: skip
-        self.start("sleepers", seconds=self.seconds[1])
+        self.start("sleepers", seconds=self.seconds[0])
         for thread in self.threads:
             thread.start()
         return self
@@ -49,23 +63,35 @@ class Load:
         for thread in self.threads:
             thread.join()
 
-    def start(self, dag: str, **parameters: float) -> None:
-        """Start a run; the API server answers or the load counts it."""
+    def start(self, dag: str, **parameters: Any) -> str:
+        """Start a run and return its id; the API server answers or the load counts it."""
         body = {"logical_date": None, "conf": parameters}
         try:
             answer = self.api.post(f"{self.server.url}/api/v2/dags/{dag}/dagRuns", json=body, timeout=60)
             self.requests[str(answer.status_code)] += 1
             if answer.status_code == 200:
                 self.runs.append(answer.json()["dag_run_id"])
+                return answer.json()["dag_run_id"]
         except requests.RequestException as error:
             self.requests[type(error).__name__] += 1
+        return ""
 
     def wait(self, seconds: float = 600) -> None:
         """Wait until no run is left."""
-        deadline = time.monotonic() + seconds
-        while left := int(self.sql("SELECT count(*) FROM dag_run WHERE state IN ('queued', 'running')")):
-            assert time.monotonic() < deadline, f"{left} runs never end"
-            time.sleep(2)
+        left = "SELECT count(*) FROM dag_run WHERE state IN ('queued', 'running')"
+        wait_until(lambda: self.server.sql(left) == "0", seconds, "runs never end", every=2)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[str]:
+        """A run whose first task, `hold`, goes on until the end of the block; gives the run's id."""
+        gate = f"/run/gate-{uuid.uuid4()}"
+        run = self.start("holders", gate=gate)
+        running = f"SELECT count(*) FROM task_instance WHERE run_id = '{run}' AND state = 'running'"
+        wait_until(lambda: self.server.sql(running) == "1", 180, f"the first task of {run} does not run")
+        try:
+            yield run
+        finally:
+            self.server.run(f"touch {gate}")
 
     @property
     def failed_requests(self) -> dict[str, int]:
@@ -73,8 +99,8 @@ class Load:
 
     def lost(self) -> list[str]:
         """Runs that were asked for and are not there, and tasks that did not succeed at once."""
-        there = set(self.sql(f"SELECT run_id FROM dag_run r WHERE {self.mine}").split())
-        tasks = self.sql(
+        there = set(self.server.sql(f"SELECT run_id FROM dag_run r WHERE {self.mine}").split())
+        tasks = self.server.sql(
             "SELECT dag_id, task_id, map_index, t.state, try_number FROM task_instance t JOIN dag_run r "
             f"USING (dag_id, run_id) WHERE {self.mine} AND (t.state IS DISTINCT FROM 'success' OR try_number > 1)"
         )
@@ -82,7 +108,7 @@ class Load:
 
     def mixed(self) -> list[str]:
         """Results that tell of another release than the one that their run began with."""
-        return self.sql(
+        return self.server.sql(
             "SELECT x.dag_id, x.task_id, r.bundle_version, x.value FROM xcom x JOIN dag_run r USING (dag_id, run_id) "
             f"WHERE {self._told} AND x.value #>> '{{}}' "
             "IS DISTINCT FROM r.bundle_version || ' ' || r.bundle_version"
@@ -90,12 +116,19 @@ class Load:
 
     def results(self) -> int:
         """How many tasks told their release."""
-        return int(self.sql(f"SELECT count(*) FROM xcom x JOIN dag_run r USING (dag_id, run_id) WHERE {self._told}"))
+        return int(
+            self.server.sql(f"SELECT count(*) FROM xcom x JOIN dag_run r USING (dag_id, run_id) WHERE {self._told}")
+        )
+
+    def tasks(self) -> int:
+        """How many tasks there were."""
+        query = f"SELECT count(*) FROM task_instance JOIN dag_run r USING (dag_id, run_id) WHERE {self.mine}"
+        return int(self.server.sql(query))
 
     def delays(self) -> list[float]:
         """Seconds from each pulse to its end, which only a scheduler at work brings about."""
         query = f"SELECT extract(epoch FROM end_date - queued_at) FROM dag_run r WHERE {self.mine} AND dag_id = 'pulse'"
-        return sorted(map(float, self.sql(query).split()))
+        return sorted(map(float, self.server.sql(query).split()))
 
     @property
     def mine(self) -> str:
@@ -105,9 +138,6 @@ class Load:
     @property
     def _told(self) -> str:
         return f"{self.mine} AND x.key = 'return_value' AND x.task_id NOT IN ('lengths', 'prefix')"
-
-    def sql(self, query: str) -> str:
-        return self.server.run(f'runuser -u postgres -- psql -Atc "{query}" airflow').strip()
 
     def _repeat(self, job, pause: float) -> None:
         while not self._end.wait(pause):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email
 import email.policy
-import time
 from datetime import UTC, date, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
@@ -12,8 +11,15 @@ from typing import Any
 
 from lab import services
 from lab.settings import BUCKET
+from tests.server import wait_until
 
 TODAY = datetime.now(UTC).date()
+
+
+def unpause(server, api, dag: str) -> None:
+    """Let the runs of a DAG begin."""
+    answer = api.patch(f"{server.url}/api/v2/dags/{dag}", json={"is_paused": False})
+    assert answer.status_code == 200, answer.text
 
 
 def start(server, api, dag: str, day: date, **conf: Any) -> str:
@@ -26,13 +32,18 @@ def start(server, api, dag: str, day: date, **conf: Any) -> str:
 
 def wait(server, api, dag: str, run: str, wanted: str, seconds: int = 300) -> None:
     """Wait until a run is in a state. One that begins at midnight comes after the daily one."""
-    deadline = time.monotonic() + seconds
-    while True:
-        state = api.get(f"{server.url}/api/v2/dags/{dag}/dagRuns/{run}").json()["state"]
-        if state == wanted:
-            return
-        assert time.monotonic() < deadline, f"{run} is {state} after {seconds} s"
-        time.sleep(1)
+    url = f"{server.url}/api/v2/dags/{dag}/dagRuns/{run}"
+
+    def problem() -> str:
+        states = {task["task_id"]: task["state"] for task in instances(server, api, dag, run)}
+        return f"{run} is not {wanted}: {states}"
+
+    def ended() -> bool:
+        state = api.get(url).json()["state"]
+        assert state not in {"success", "failed"} - {wanted}, problem()
+        return state == wanted
+
+    wait_until(ended, seconds, problem, every=1)
 
 
 def instances(server, api, dag: str, run: str) -> list[dict]:
@@ -43,13 +54,11 @@ def instances(server, api, dag: str, run: str) -> list[dict]:
 
 def wait_for_task(server, api, dag: str, run: str, task: str, wanted: str, seconds: int = 180) -> None:
     """Wait until a task is in a state."""
-    deadline = time.monotonic() + seconds
-    while True:
-        states = {found["task_id"]: found["state"] for found in instances(server, api, dag, run)}
-        if states.get(task) == wanted:
-            return
-        assert time.monotonic() < deadline, f"{task} is {states.get(task)} after {seconds} s: {states}"
-        time.sleep(1)
+
+    def states() -> dict[str, str]:
+        return {found["task_id"]: found["state"] for found in instances(server, api, dag, run)}
+
+    wait_until(lambda: states().get(task) == wanted, seconds, lambda: f"{task} is not {wanted}: {states()}", every=1)
 
 
 def clear(server, api, dag: str, run: str, **wanted: Any) -> None:
@@ -83,8 +92,5 @@ def mails(server, words: str) -> list[EmailMessage]:
 
 def wait_for_mails(server, words: str, count: int = 1, seconds: int = 60) -> list[EmailMessage]:
     """Wait for so many mails with some words in their text."""
-    deadline = time.monotonic() + seconds
-    while len(found := mails(server, words)) < count:
-        assert time.monotonic() < deadline, f"{len(found)} mails came, not {count}"
-        time.sleep(1)
-    return found
+    wait_until(lambda: len(mails(server, words)) >= count, seconds, f"{count} mails about {words}", every=1)
+    return mails(server, words)

@@ -321,12 +321,17 @@ def test_a_post_that_is_edited_between_two_pages_is_there_once(x, client, storag
         assert texts.count(seen) == 1 and unseen not in texts
 
 
-def test_a_post_that_is_deleted_and_counts_that_fall_change_no_stored_day(x, client, storage):
+def test_a_post_that_is_deleted_and_counts_that_fall_change_no_stored_day(x, client, storage, tmp_path):
     collect(client, storage, USERNAMES[:1])
     before = snapshot(storage)
     x.people[0].posts_per_day = 1
     collect(client, storage, USERNAMES[:1])
     assert snapshot(storage) == before
+    # X itself shows one post now: who has nothing stored gets that.
+    other = Storage(str(tmp_path / "other"))
+    collect(client, other, USERNAMES[:1])
+    number = x.people[0].id
+    assert (len(rows(storage, number)), len(rows(other, number))) == (7, 1)
 
 
 def test_a_page_without_meta_is_not_the_end(x, client, storage, monkeypatch):

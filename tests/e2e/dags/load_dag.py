@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pendulum
@@ -42,6 +43,28 @@ def sleepers():
     last(nap.expand(seconds=lengths()))
 
 
+@dag(schedule=None, start_date=START, is_paused_upon_creation=False, params={"gate": "/run/gate"})
+def holders():
+    """A task that waits for a file, and one after it."""
+
+    @task(execution_timeout=timedelta(minutes=10))
+    def hold(params=None) -> str:
+        print("Waits for the gate")
+        while not Path(params["gate"]).exists():
+            time.sleep(0.2)
+        return releases()
+
+    @task
+    def last() -> str:
+        return releases()
+
+    @task
+    def prefix() -> str:
+        return str(Path(sys.prefix).resolve())
+
+    hold() >> [last(), prefix()]
+
+
 @dag(schedule=None, start_date=START, is_paused_upon_creation=False, params={"seconds": 1})
 def walkers():
     """A Python task and a Bash task, one after the other, then two more."""
@@ -70,5 +93,6 @@ def pulse():
 
 
 sleepers()
+holders()
 walkers()
 pulse()

@@ -8,14 +8,12 @@ import io
 from datetime import date, timedelta
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from lab import services
 from lab.run import stop
 from lab.settings import BUCKET
 from lab.shop import database, seed
 from tests import expected_sales
-from tests.e2e.conftest import ARTEFACTS
 from tests.e2e.runs import (
     TODAY,
     clear,
@@ -24,6 +22,7 @@ from tests.e2e.runs import (
     mails,
     start,
     text,
+    unpause,
     wait,
     wait_for_mails,
     wait_for_task,
@@ -43,7 +42,7 @@ def sales(server, *days: date) -> list[tuple[str, ...]]:
     """What the warehouse holds of some days."""
     wanted = ", ".join(f"'{day}'" for day in days)
     query = f"copy (select {KEPT} from sales where day in ({wanted})) to stdout csv"
-    answer = server.run(f'runuser -u postgres -- psql -qc "{query}" warehouse')
+    answer = server.sql(query, "warehouse")
     return sorted(tuple(row) for row in csv.reader(io.StringIO(answer)))
 
 
@@ -66,13 +65,10 @@ def log_says(server, run: str, task: str, words: str) -> None:
 
 @pytest.fixture(scope="module")
 def api(server):
-    """One login: nginx lets few a minute in."""
     # For the daily run, which begins as soon as the DAG is no longer paused.
     database.deliver(server.lab, BUCKET, TODAY - timedelta(days=1))
-    api = server.api()
-    unpaused = api.patch(f"{server.url}/api/v2/dags/{DAG}", json={"is_paused": False})
-    assert unpaused.status_code == 200, unpaused.text
-    return api
+    unpause(server, server.logged_in, DAG)
+    return server.logged_in
 
 
 def test_three_days_with_their_dirt_give_the_hand_checked_answer(server, api):
@@ -99,7 +95,7 @@ def test_three_days_with_their_dirt_give_the_hand_checked_answer(server, api):
         assert len(listed) == 1 + sum(sum(reasons.values()) for _, reasons in refused.values())
 
 
-def test_the_mail_is_what_lies_on_s3_and_its_pictures_are_seen(server, api):
+def test_the_mail_is_what_lies_on_s3_and_its_pictures_are_seen(server, api, browser):
     day = THREE_DAYS[-1]
     (mail,) = mails(server, f"Daily report {day}")
     assert (mail["to"], mail["from"]) == ("management@lab", "airflow@lab")
@@ -113,26 +109,24 @@ def test_the_mail_is_what_lies_on_s3_and_its_pictures_are_seen(server, api):
             html = html.replace(f"cid:{part['content-id'].strip('<>')}", f"data:image/png;base64,{content}")
     written = text(server, f"curated/report/daily/dt={day}/report.html")
     assert html.split() == written.split()
-    ARTEFACTS.mkdir(parents=True, exist_ok=True)
-    (ARTEFACTS / "report.html").write_text(html)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1040, "height": 1200})
-        page.goto((ARTEFACTS / "report.html").as_uri())
-        sizes = page.eval_on_selector_all("img", "images => images.map(one => [one.naturalWidth, one.naturalHeight])")
-        # A picture of one colour shows nothing.
-        colours = page.eval_on_selector_all(
-            "img",
-            """images => images.map(one => {
-                 const canvas = Object.assign(document.createElement("canvas"), {width: 960, height: 400});
-                 const context = canvas.getContext("2d");
-                 context.drawImage(one, 0, 0);
-                 const bytes = new Uint32Array(context.getImageData(0, 0, 960, 400).data.buffer);
-                 return new Set(bytes).size;
-               })""",
-        )
-        page.screenshot(path=ARTEFACTS / "report.png", full_page=True)
-        browser.close()
+    report = server.artefacts / "report.html"
+    report.write_text(html)
+    page = browser.new_page(viewport={"width": 1040, "height": 1200})
+    page.goto(report.as_uri())
+    sizes = page.eval_on_selector_all("img", "images => images.map(one => [one.naturalWidth, one.naturalHeight])")
+    # A picture of one colour shows nothing.
+    colours = page.eval_on_selector_all(
+        "img",
+        """images => images.map(one => {
+             const canvas = Object.assign(document.createElement("canvas"), {width: 960, height: 400});
+             const context = canvas.getContext("2d");
+             context.drawImage(one, 0, 0);
+             const bytes = new Uint32Array(context.getImageData(0, 0, 960, 400).data.buffer);
+             return new Set(bytes).size;
+           })""",
+    )
+    page.screenshot(path=report.with_suffix(".png"), full_page=True)
+    page.close()
     assert sizes == [[960, 400]] * 2
     assert all(count > 20 for count in colours)
 
@@ -235,4 +229,4 @@ def test_a_report_that_needs_an_approval_waits_for_it(server, api, answer, sent,
 
 def test_nothing_is_left_of_a_run_but_its_sales(server, api):
     query = "select tablename from pg_tables where schemaname = 'public'"
-    assert server.run(f'runuser -u postgres -- psql -qtAc "{query}" warehouse').split() == ["sales"]
+    assert server.sql(query, "warehouse").split() == ["sales"]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import ssl
-import time
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+import yaml
 
 from lab import services
 from lab.run import start, stop, wait_for
+from lab.settings import BUCKET
 from lab.shop import database, seed
 from tests import expected_sales
 from tests.e2e import runs
-from tests.e2e.conftest import Server
+from tests.server import Server, wait_until
 
 DOMAIN = "airflow.lab.test"
 # Whether three days were run, cleared and run to their end again.
@@ -23,6 +24,15 @@ AGAIN = (
     "select count(*) = 3 and bool_and(state = 'success') from dag_run "
     "where dag_id = 'daily_report' and run_type = 'backfill' and clear_number > 0"
 )
+
+
+@pytest.fixture(scope="module")
+def machine(lab) -> Server:
+    """A Debian 12 machine with nothing on it, whose warehouse will be BigQuery."""
+    services.bigquery(lab)
+    machine = Server(lab, "debian12", warehouse="bigquery", aws_debian_release="12")
+    machine.play("provision.yml")
+    return machine
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +68,10 @@ def pebble(lab, machine):
 @pytest.fixture(scope="module")
 def server(machine, pebble) -> Server:
     """Deployed to from nothing, with the variables that a user with a domain sets."""
+    lab = yaml.safe_load((machine.inventory / "group_vars" / "all.yml").read_text())
     variables = {
+        "airflow_extras": ["bigquery", "parquet"],
+        "airflow_variables": {**lab["airflow_variables"], "x_output_formats": "csv,parquet"},
         "nginx_server_names": [DOMAIN],
         "nginx_certificate": "acme",
         "nginx_acme_email": "operator@lab.test",
@@ -81,11 +94,12 @@ def test_it_renews_and_nginx_takes_the_new_one(server):
     before = ssl.get_server_certificate((server.address, 443))
     trust = "REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt"
     server.run(f"{trust} certbot renew --force-renewal --no-random-sleep-on-renew --quiet")
+
     # A reload returns before the old workers of nginx are gone.
-    deadline = time.monotonic() + 10
-    while ssl.get_server_certificate((server.address, 443)) == before:
-        assert time.monotonic() < deadline, "nginx still serves the old certificate"
-        time.sleep(0.5)
+    def renewed() -> bool:
+        return ssl.get_server_certificate((server.address, 443)) != before
+
+    wait_until(renewed, 60, "nginx still serves the old certificate")
 
 
 def test_second_run_changes_nothing(server):
@@ -96,6 +110,11 @@ def test_second_run_changes_nothing(server):
 def test_units_are_sandboxed_and_the_dag_runs_so(server):
     server.run("systemd-analyze security --no-pager --threshold=18 airflow-scheduler@a.service")
     server.play("run.yml", "-e", "dag=twitter")
+    files = [key for key in runs.keys(server, "curated/x/posts_parquet/") if key.endswith("posts.parquet")]
+    assert len(files) == 3
+    for key in files:
+        content = server.aws("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        assert content[:4] == content[-4:] == b"PAR1"
 
 
 def bigquery(server, query: str) -> list[list[str]]:
@@ -108,8 +127,10 @@ def bigquery(server, query: str) -> list[list[str]]:
 
 def test_the_report_keeps_its_sales_in_bigquery(server):
     days = [runs.TODAY - timedelta(days=past) for past in (62, 61, 60)]
-    database.deliver(server.lab, "airstrip-other", *days)
-    backfill = f"airflow backfill create --dag-id daily_report --from-date {days[0]} --to-date {days[-1]}"
+    database.deliver(server.lab, BUCKET, *days)
+    # One after the other: a report tells of the day before.
+    span = f"--from-date {days[0]} --to-date {days[-1]} --max-active-runs 1"
+    backfill = f"airflow backfill create --dag-id daily_report {span}"
     server.run(f"airflow dags unpause daily_report && {backfill} 2>&1")
     for day in days:
         runs.wait_for_mails(server, f"Daily report {day}", seconds=180)
@@ -127,10 +148,7 @@ def test_the_report_keeps_its_sales_in_bigquery(server):
     # Airflow begins no second one before it has noted the end of the first, which takes it a while.
     again = f"{backfill} --reprocess-behavior completed"
     server.run(f"for _ in $(seq 40); do {again} && exit; sleep 3; done; exit 1")
-    deadline = time.monotonic() + 180
-    while server.run(f'runuser -u postgres -- psql -qtAc "{AGAIN}" airflow').strip() != "t":
-        assert time.monotonic() < deadline, "the days were not run again"
-        time.sleep(2)
+    wait_until(lambda: server.sql(AGAIN) == "t", 180, "the days were not run again", every=2)
     assert found() == expected
     assert [len(runs.mails(server, f"Daily report {day}")) for day in days] == [1, 1, 1]
     assert bigquery(server, "select table_name from report.INFORMATION_SCHEMA.TABLES") == [["sales"]]

@@ -1,0 +1,64 @@
+"""`make bench`: measure the named groups, or all; record the samples, compare, and write the README's table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from ipaddress import IPv4Network
+
+from lab import __main__ as commands
+from lab.settings import Lab
+from tests.bench import figures
+from tests.bench.etl import etl, report
+from tests.bench.installation import install, memory
+from tests.bench.releases import releases, restarts
+from tests.bench.tasks import tasks
+from tests.server import Server
+
+Samples = dict[str, list[float]]
+ALONE: dict[str, Callable[[], Samples]] = {"etl": etl, "report": report}
+# In this order on one machine: the first finds nothing on it.
+ON_A_SERVER: dict[str, Callable[[Server], Samples]] = {
+    "install": install,
+    "memory": memory,
+    "tasks": tasks,
+    "releases": releases,
+    "restarts": restarts,
+}
+
+
+def main(names: list[str]) -> None:
+    """Measure group by group; what was measured is recorded even if the next one fails."""
+    unknown = set(names) - {*ALONE, *ON_A_SERVER}
+    if unknown:
+        sys.exit(f"bench: no group {', '.join(unknown)}: NAME is one of {', '.join([*ON_A_SERVER, *ALONE])}")
+    wanted = names or [*ALONE, *ON_A_SERVER]
+    for name, group in ALONE.items():
+        if name in wanted:
+            figures.record(group())
+    if set(wanted) & set(ON_A_SERVER):
+        on_a_server([name for name in ON_A_SERVER if name in wanted])
+    figures.write_readme()
+    print(figures.show())
+    print("\n".join(["", "falls short:", *(figures.short() or ["nothing"])]))
+
+
+def on_a_server(names: list[str]) -> None:
+    """Measure the groups on a machine of their own."""
+    lab = Lab("stripbnch", IPv4Network("10.203.2.0/24"))
+    commands.down(lab)
+    commands.up(lab)
+    try:
+        server = Server(lab, "airstrip")
+        server.play("provision.yml")
+        if names[0] != "install":
+            server.play("site.yml")
+        for name in names:
+            print(f"bench: {name}", flush=True)
+            figures.record(ON_A_SERVER[name](server))
+    finally:
+        commands.down(lab)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

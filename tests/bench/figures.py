@@ -1,0 +1,159 @@
+"""The figures: what each says, its goal and its control; the record of their samples; the README's table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from tests.server import ROOT
+
+RESULTS = ROOT / "tests" / "bench" / "results.json"
+README = ROOT / "README.md"
+TABLE = re.compile(r"(?s)(<!-- make bench writes this table -->\n).*?(<!-- end of the table -->)")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number; less is better, unless `more`. The control is another figure, of the usual way."""
+
+    says: str
+    unit: str
+    goal: float | None = None
+    control: str | None = None
+    more: bool = False
+    shown: bool = True
+
+    def reached(self, value: float) -> bool:
+        return self.goal is None or (value >= self.goal if self.more else value <= self.goal)
+
+
+FIGURES = {
+    "site_cold_s": Figure(
+        "from nothing to a healthy server, TLS and PostgreSQL included", "s", 120, "tutorial_install_s"
+    ),
+    "tutorial_install_s": Figure("`pip install` of Airflow alone", "s"),
+    "site_again_s": Figure("a second run of `site.yml`, nothing changed", "s", 12),
+    "site_again_changed": Figure("tasks that it reports as changed", "", 0),
+    "idle_pss_mb": Figure("idle memory of the whole host (PSS)", "MB", 880, "idle_pss_stock_mb"),
+    "idle_pss_stock_mb": Figure("the same under stock Airflow", "MB"),
+    "chain40_s": Figure("a chain of 40 small tasks", "s", 20, "chain40_stock_s"),
+    "chain40_stock_s": Figure("the same under stock Airflow", "s"),
+    "tasks_per_s": Figure("small tasks a second, 100 side by side", "/s", 5, "tasks_per_s_stock", more=True),
+    "tasks_per_s_stock": Figure("the same under stock Airflow", "/s"),
+    "pss_after_100_tasks_mb": Figure("memory of the whole host after a hundred tasks", "MB"),
+    "update_live_s": Figure("an edited DAG live, from the start of the command", "s", 5, "rsync_live_s"),
+    "rsync_live_s": Figure("the same by `rsync -a` under stock Airflow", "s"),
+    "update_noop_s": Figure("`update.yml` with nothing to ship", "s", 2),
+    "rollback_s": Figure("`rollback.yml`", "s", 3),
+    "update_live_200_s": Figure("an edited DAG live beside 200 others", "s"),
+    "bundle_prepare_ms": Figure("time a task spends on finding its release", "ms", 10),
+    "restart_lost": Figure("tasks lost or tried again in 20 restarts of everything", "", 0, "stock_restart_lost"),
+    "stock_restart_lost": Figure("the same, restarted by systemctl", ""),
+    "restart_tasks": Figure("tasks that ran meanwhile", "", None, "stock_restart_tasks", more=True),
+    "stock_restart_tasks": Figure("the same", ""),
+    "restart_failed_requests": Figure("requests that failed meanwhile", "", 0, "stock_restart_failed_requests"),
+    "stock_restart_failed_requests": Figure("the same", ""),
+    "restart_pause_s": Figure("longest pause of scheduling meanwhile", "s", 5, "stock_restart_pause_s"),
+    "stock_restart_pause_s": Figure("the same", "s"),
+    "etl_time_ratio": Figure(
+        "160,000 posts stored, cleaned and checked: time beside a loop that only downloads", "times", 1.1
+    ),
+    "etl_peak_mb": Figure("memory of that, for 50 users", "MB", 250),
+    "report_200mb_s": Figure("a file of 200 MB (4.1 million receipts) cleaned", "s"),
+    "report_200mb_peak_mb": Figure("memory of that", "MB"),
+}
+# Parts of other figures: recorded, and left out of the README.
+PARTS = re.compile(r"(site_cold|update)_\w+_s|etl_\w+|stock_\w+")
+
+
+def commit() -> str:
+    """The commit that is measured; `-dirty` where what is measured has changes."""
+    name = _git("rev-parse", "--short=12", "HEAD")
+    changed = _git("status", "--porcelain", "--", "roles", "playbooks", "dags", "etl")
+    return f"{name}-dirty" if changed else name
+
+
+def record(samples: dict[str, Sequence[float]]) -> None:
+    """Keep the samples of the measured figures beside those that were measured before."""
+    known = load()
+    machine = f"{os.cpu_count()} cores, {platform.machine()}"
+    about = {"commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine}
+    for name, values in samples.items():
+        rounded = [round(value, 2) for value in values]
+        known[name] = {"value": round(statistics.median(values), 2), "samples": rounded, **about}
+    RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def load() -> dict[str, dict[str, Any]]:
+    """The record: for each figure its value (the median), samples, commit, date and machine."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def short() -> list[str]:
+    """A line for each figure that misses its goal, or is no better than its control."""
+    found, lines = load(), []
+    for name, figure in FIGURES.items():
+        if name not in found:
+            continue
+        value = found[name]["value"]
+        if not figure.reached(value):
+            lines.append(f"{name} is {_text(value, figure)}, its goal {'>=' if figure.more else '<='} {figure.goal:g}")
+        control = found.get(figure.control or "", {}).get("value")
+        if control is not None and (value <= control if figure.more else value >= control) and value != control:
+            lines.append(f"{name} is {_text(value, figure)}, no better than its control {control:g}")
+    return lines
+
+
+def show() -> str:
+    """Every figure with its goal and its control, for a terminal."""
+    found = load()
+    lines = [f"{'figure':<30} {'value':>10} {'goal':>8} {'control':>10}  commit"]
+    for name in [*FIGURES, *sorted(set(found) - set(FIGURES))]:
+        if name in found:
+            figure = FIGURES.get(name, Figure("", ""))
+            goal = "" if figure.goal is None else f"{figure.goal:g}"
+            control = found.get(figure.control or "", {}).get("value", "")
+            lines.append(f"{name:<30} {found[name]['value']:>10.2f} {goal:>8} {control!s:>10}  {found[name]['commit']}")
+    return "\n".join(lines)
+
+
+def write_readme() -> None:
+    """Put the table into the README: all rows of the newest commit; a row of an older one says so."""
+    found = load()
+    newest = max(found.values(), key=lambda one: one["date"])["commit"] if found else ""
+    controls = {figure.control for figure in FIGURES.values()}
+    rows = ["| figure | Airstrip | goal | stock Airflow |", "|---|---|---|---|"]
+    for name, figure in FIGURES.items():
+        if name in found and name not in controls:
+            older = "" if found[name]["commit"] == newest else f" (at `{found[name]['commit']}`)"
+            goal = "" if figure.goal is None else f"{'at least ' if figure.more else ''}{_text(figure.goal, figure)}"
+            control = found.get(figure.control or "", {})
+            beside = _text(control["value"], figure) if control else ""
+            if control and not FIGURES[figure.control].says.startswith("the same"):
+                beside += f": {FIGURES[figure.control].says}"
+            rows.append(f"| {figure.says} | {_text(found[name]['value'], figure)}{older} | {goal} | {beside} |")
+    about = next((one for one in found.values() if one["commit"] == newest), None)
+    if about:
+        rows += ["", f"Measured on {about['date']} at commit `{newest}`: {about['machine']}, Debian 13 in the lab."]
+    text = README.read_text()
+    assert TABLE.search(text), "README.md has no place for the table"
+    README.write_text(TABLE.sub(lambda match: match[1] + "\n".join(rows) + "\n" + match[2], text))
+
+
+def _text(value: float, figure: Figure) -> str:
+    digits = 0 if value >= 100 or value == int(value) else 1 if value >= 2 else 2
+    number = f"{value:,.{digits}f}"
+    unit = {"/s": "a second"}.get(figure.unit, figure.unit)
+    return f"{number} {unit}".strip()
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, text=True, capture_output=True, check=True).stdout.strip()

@@ -1,0 +1,158 @@
+"""What an update and a restart take, and what the usual ways lose under the same load."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.bench.stock import Stock, run_seconds
+from tests.e2e import load
+from tests.e2e.load import Load
+from tests.server import ROOT, Server, wait_until
+
+SOURCE = ROOT / "build" / "bench"
+DAG = """
+import pendulum
+from airflow.sdk import dag, task
+
+
+@dag(schedule=None, start_date=pendulum.datetime(2026, 1, 1), is_paused_upon_creation=False, tags=["{tag}"])
+def {name}():
+    @task
+    def step():
+        return 1
+
+    step()
+
+
+{name}()
+"""
+ROUNDS = 20
+PACE_SECONDS = 20
+
+
+def releases(server: Server) -> dict[str, list[float]]:
+    """From the start of update.yml until the new version is live, alone and beside two hundred files."""
+    source = fresh()
+    ship(server, source)
+    figures: dict[str, list[float]] = {}
+    for number in range(5):
+        write(source, "one", f"v{number}")
+        for name, value in ship(server, source).items():
+            figures.setdefault(f"update_{name}_s", []).append(value)
+        figures.setdefault("update_noop_s", []).append(elapsed(lambda: ship(server, source)))
+        figures.setdefault("rollback_s", []).append(until_noted(server, lambda: server.play("rollback.yml")))
+    for number in range(200):
+        write(source, f"many{number}", "v")
+    ship(server, source)
+    for number in range(2):
+        write(source, "one", f"w{number}")
+        for name, value in ship(server, source).items():
+            figures.setdefault(f"update_{name}_200_s", []).append(value)
+    for number in range(200):
+        (source / "dags" / f"many{number}.py").unlink()
+    ship(server, source)
+    for _ in range(10):
+        run_seconds(server, "one")
+    times = server.run("journalctl -u 'airflow-scheduler@*' -o cat --since -10min | grep -o 'bundle_prepare_ms=[0-9]*'")
+    figures["bundle_prepare_ms"] = [float(word) for word in re.findall(r"=(\d+)", times)]
+    stock = Stock(server)
+    stock.install()
+    stock.rsync(source)
+    stock.on()
+    stock.wait_for_dag("one")
+    figures["rsync_live_s"] = [rsync_seconds(stock, source, f"r{number}") for number in range(3)]
+    stock.off()
+    return figures
+
+
+def restarts(server: Server) -> dict[str, list[float]]:
+    """Twenty restarts of everything while tasks of 1 to 60 s run; then stock Airflow, restarted the same way."""
+    source = load.source(empty())
+    ship(server, source)
+    ours = loaded(server, lambda: server.run("airflow-restart"))
+    stock = Stock(server)
+    stock.install()
+    stock.rsync(source)
+    stock.on()
+    stock.wait_for_dag("walkers")
+    theirs = loaded(stock, stock.restart)
+    stock.off()
+    return {
+        **{f"restart_{name}": values for name, values in ours.items()},
+        **{f"stock_restart_{name}": values for name, values in theirs.items()},
+    }
+
+
+def loaded(server: Server, restart: Callable[[], object]) -> dict[str, list[float]]:
+    """Restart under load; return what the load saw."""
+    # So many runs as four workers keep up with.
+    with Load(server, seconds=(1, 5, 20, 60), every=15) as run:
+        for _ in range(ROUNDS):
+            began = time.monotonic()
+            restart()
+            # Both sides at the same pace.
+            time.sleep(max(0, PACE_SECONDS - (time.monotonic() - began)))
+    run.wait(1800)
+    return {
+        "lost": [len(run.lost())],
+        "tasks": [run.tasks()],
+        "failed_requests": [sum(run.failed_requests.values())],
+        "requests": [sum(run.requests.values())],
+        "pause_s": [run.delays()[-1]],
+    }
+
+
+def rsync_seconds(stock: Stock, source: Path, tag: str) -> float:
+    """Seconds until a change is live that rsync brings, a minute after it was made as in a checkout of CI."""
+    write(source, "one", tag)
+    time.sleep(60)
+    start = time.monotonic()
+    stock.rsync(source)
+    query = f"SELECT count(*) FROM dag_tag WHERE name = '{tag}'"
+    wait_until(lambda: stock.sql(query) == "1", 300, f"{tag} is not live")
+    return time.monotonic() - start
+
+
+def ship(server: Server, source: Path) -> dict[str, float]:
+    """Update; return the seconds of each part, and `live` from the start of the command until Airflow has all of it."""
+    said = []
+    live = until_noted(server, lambda: said.append(server.play("update.yml", "-e", f"release_source={source}").output))
+    parts = re.findall(r"(stage|gate|switch|live) ([0-9.]+) s", " ".join(said[0].split()))
+    figures = {"taken" if name == "live" else name: float(value) for name, value in parts}
+    return {**figures, "live": live} if figures else {}
+
+
+def until_noted(server: Server, action: Callable[[], object]) -> float:
+    """Seconds from the start of a playbook to its line in the history, which it writes when the release is live."""
+    start = time.time()
+    action()
+    return float(server.run("stat -c %.Y /srv/airflow/history")) - start
+
+
+def write(source: Path, name: str, tag: str) -> None:
+    (source / "dags" / f"{name}.py").write_text(DAG.format(name=name, tag=tag))
+
+
+def empty() -> Path:
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    SOURCE.mkdir(parents=True)
+    return SOURCE
+
+
+def fresh() -> Path:
+    """A source with the project's library and one small DAG."""
+    source = empty()
+    (source / "dags").mkdir()
+    shutil.copytree(ROOT / "etl", source / "etl")
+    write(source, "one", "v")
+    return source
+
+
+def elapsed(action: Callable[[], object]) -> float:
+    start = time.monotonic()
+    action()
+    return time.monotonic() - start

@@ -1,0 +1,42 @@
+"""The order of the groups, and what they took beside what they may take: CONTRIBUTING.md has the table."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def budgets() -> dict[str, float]:
+    """Minutes that each group may take, in the order in which they are begun."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    return {name: float(minutes) for name, minutes in re.findall(r"(?m)^\| `(\w+)` \| ([0-9.]+) \|", text)}
+
+
+def group(node: str) -> str:
+    """The group of a test: an end-to-end test's file, otherwise the folder."""
+    file = Path(node.partition("::")[0])
+    return file.stem.removeprefix("test_") if file.parent.name == "e2e" else file.parent.name
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Begin the longest groups first, so that the lanes end together."""
+    order = list(budgets())
+    items.sort(key=lambda item: order.index(group(item.nodeid)))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print the minutes of each group beside its budget."""
+    taken: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                taken[group(report.nodeid)] += report.duration
+    if taken:
+        terminalreporter.section("minutes of each group, and its budget")
+    for name, minutes in budgets().items():
+        if name in taken:
+            over = "  OVER" if taken[name] / 60 > minutes else ""
+            terminalreporter.write_line(f"{name:<12} {taken[name] / 60:6.1f} of {minutes:4.1f}{over}")

@@ -1,0 +1,86 @@
+"""What is live on a server, and updates that are held in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+
+from tests.server import wait_until
+
+LIVE = "basename $(readlink /srv/airflow/current)"
+DAG = """
+from airflow.sdk import DAG
+with DAG({name!r}, schedule=None):
+    pass
+"""
+
+
+def live(server) -> str:
+    return server.run(LIVE).strip()
+
+
+# Two have the file of the lock open: one holds it, the other waits.
+TWO_AT_THE_LOCK = "test $(ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c /srv/airflow/lock) -gt 1"
+
+
+def begin(server, source) -> subprocess.Popen:
+    (source / "etl" / "mark.py").write_text(f"NUMBER = {time.time()}\n")
+    return server.begin("update.yml", "-e", f"release_source={source}", "-e", "release_import_seconds=120")
+
+
+def whole(server) -> bool:
+    """Whether the live release is what its manifest says."""
+    check = (
+        "import hashlib, json, pathlib; top = pathlib.Path('/srv/airflow/current'); "
+        "files = json.loads((top / 'release.json').read_text())['files']; "
+        "print(all(hashlib.sha256((top / n).read_bytes()).hexdigest() == d for n, d in files.items()))"
+    )
+    return server.run(f'python3 -c "{check}"').strip() == "True"
+
+
+@contextlib.contextmanager
+def locked(server, source):
+    """An update waits before it changes anything: something holds the file of the lock. Gives what shows that."""
+    server.run("systemd-run --quiet --unit=lock-holder flock --close /srv/airflow/lock sleep 300")
+    try:
+        yield TWO_AT_THE_LOCK
+    finally:
+        server.run("systemctl stop lock-holder")
+
+
+@contextlib.contextmanager
+def slow(server, source):
+    """The examination of an update goes on until the end of the block. Gives what shows that it has begun."""
+    gate, file = "/run/gate-examination", source / "dags" / "slow.py"
+    server.run(f"rm -f {gate}")
+    waits = f"import pathlib, time\nwhile not pathlib.Path('{gate}').exists():\n    time.sleep(0.1)\n"
+    file.write_text(waits + DAG.format(name="slow"))
+    try:
+        yield "systemctl is-active --quiet airflow-dag-processor@gate"
+    finally:
+        server.run(f"touch {gate}")
+        file.unlink()
+
+
+@contextlib.contextmanager
+def deaf(server, source=None):
+    """The DAG processor runs and reads nothing. Gives what shows that an update has switched and waits for it."""
+    folder = "/run/systemd/system/airflow-dag-processor.service.d"
+    text = "[Service]\\nExecStart=\\nExecStart=/bin/sleep infinity\\n"
+    server.run(f"mkdir -p {folder} && printf '{text}' > {folder}/deaf.conf && systemctl daemon-reload")
+    server.run("systemctl restart airflow-dag-processor")
+    try:
+        yield "pgrep -f airstrip.liv[e].wait"
+    finally:
+        server.run(f"rm {folder}/deaf.conf && systemctl daemon-reload && systemctl restart airflow-dag-processor")
+
+
+def wait_for_step(server, process: subprocess.Popen, sign: str) -> None:
+    """Wait until the host shows that an update has come to a step."""
+
+    def there() -> bool:
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        return "there" in server.run(f"{sign} > /dev/null && echo there", check=False)
+
+    wait_until(there, 120, sign, every=0.2)

@@ -1,0 +1,257 @@
+"""Drift, faults, wrong input and a reboot on Debian 13."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+
+import pytest
+
+from tests.server import ROOT, wait_until
+
+UNITS = "/etc/systemd/system"
+SSHD = "/etc/ssh/sshd_config.d/10-airstrip.conf"
+SUPERUSER = "SELECT rolsuper FROM pg_roles WHERE rolname = 'airflow'"
+
+
+@dataclass
+class Drift:
+    """What somebody does to the host, what `site.yml --diff` then shows, and what is so again after it."""
+
+    done: str
+    shown: str
+    asked: str
+    answer: str
+    # What the doctor says of it, where it looks.
+    found: str = ""
+
+
+DRIFTS = {
+    "a unit edited": Drift(
+        f"sed -i 's/KillMode=mixed/KillMode=process/' {UNITS}/airflow-.service.d/common.conf",
+        "+KillMode=mixed",
+        f"grep -c KillMode=mixed {UNITS}/airflow-.service.d/common.conf",
+        "1",
+    ),
+    "a unit removed": Drift(
+        f"rm {UNITS}/airflow-triggerer.service",
+        "+++ after: /etc/systemd/system/airflow-triggerer.service",
+        "systemctl is-active airflow-triggerer",
+        "active",
+    ),
+    "an option of airflow.cfg edited": Drift(
+        "sed -i 's/^parallelism = .*/parallelism = 99/' /etc/airflow/airflow.cfg",
+        "-parallelism = 99",
+        "grep -c '^parallelism = 99' /etc/airflow/airflow.cfg || true",
+        "0",
+    ),
+    "a secret's mode": Drift(
+        "chmod 0644 /etc/airflow/secrets/fernet_key",
+        "TASK [airflow : Keep the secrets on the first host]",
+        "stat -c %a /etc/airflow/secrets/fernet_key",
+        "600",
+        "FAIL secrets readable by others: /etc/airflow/secrets/fernet_key",
+    ),
+    "a directory's owner": Drift(
+        "chown nobody /var/log/airflow", "/var/log/airflow", "stat -c %U /var/log/airflow", "root"
+    ),
+    "a stopped service": Drift(
+        "systemctl stop airflow-dag-processor",
+        "+start airflow-dag-processor.service",
+        "systemctl is-active airflow-dag-processor",
+        "active",
+        "FAIL units not running: airflow-dag-processor.service; fix: sudo systemctl start airflow-dag-processor",
+    ),
+    "a disabled service": Drift(
+        "systemctl disable airflow-scheduler@a airflow-scheduler@b",
+        "+enable airflow-scheduler@",
+        "systemctl is-enabled airflow-scheduler@a airflow-scheduler@b | grep -xc enabled",
+        "1",
+    ),
+    "a changed pg_hba": Drift(
+        "sed -i 's/scram-sha-256/trust/' /etc/postgresql/17/main/pg_hba.conf",
+        "scram-sha-256",
+        "grep -c trust /etc/postgresql/17/main/pg_hba.conf || true",
+        "0",
+    ),
+    "a changed site": Drift(
+        "sed -i 's/return 404/return 200/' /etc/nginx/conf.d/airflow.conf",
+        "return 404",
+        "grep -c 'return 200' /etc/nginx/conf.d/airflow.conf || true",
+        "0",
+    ),
+    "a DAG edited on the host": Drift(
+        "echo '# edited' >> /srv/airflow/current/dags/twitter_dag.py",
+        "-# edited",
+        "grep -c '# edited' /srv/airflow/current/dags/twitter_dag.py || true",
+        "0",
+    ),
+    "a package of the virtualenv removed": Drift(
+        "cd /opt/airflow && uv-*/bin/uv pip uninstall -q -p venv/bin/python tweepy",
+        "TASK [airflow : Install Airflow]",
+        "airflow-run python -c 'import tweepy; print(1)'",
+        "1",
+    ),
+    "sshd allows passwords": Drift(
+        f"sed -i 's/PasswordAuthentication no/PasswordAuthentication yes/' {SSHD}",
+        "+PasswordAuthentication no",
+        "sshd -T | grep passwordauthentication",
+        "passwordauthentication no",
+    ),
+    "the database's owner is a superuser": Drift(
+        "runuser -u postgres -- psql -qc 'ALTER ROLE airflow SUPERUSER'",
+        "TASK [postgresql : Keep the roles]",
+        f'runuser -u postgres -- psql -Atc "{SUPERUSER}"',
+        "f",
+    ),
+}
+
+
+def test_every_drift_is_found_and_repaired(server):
+    for drift in DRIFTS.values():
+        server.run(drift.done)
+    sick = server.play("check.yml", succeeds=False)
+    for name, drift in DRIFTS.items():
+        assert drift.found in sick.words, name
+    repaired = server.play("site.yml", "--diff")
+    for name, drift in DRIFTS.items():
+        shown = repaired.changed_tasks if drift.shown.startswith("TASK") else repaired.output
+        assert drift.shown in shown, f"--diff does not show {name}: {drift.shown}"
+    found = {name: server.run(drift.asked).strip() for name, drift in DRIFTS.items()}
+    assert found == {name: drift.answer for name, drift in DRIFTS.items()}
+    assert server.play("site.yml").changed == 0
+    server.play("check.yml")
+
+
+def test_a_link_that_leads_nowhere_is_found_and_repaired(server):
+    server.run("ln -sfn releases/none /srv/airflow/current")
+    assert "releases/none" in server.play("site.yml", "--tags", "release", "--diff").output
+    assert server.run("test -f /srv/airflow/current/dags/twitter_dag.py && echo there") == "there\n"
+
+
+def test_a_run_that_was_cut_off_is_made_good_by_the_next(server):
+    # What such a run leaves: a new file that no process has read, and a password that nobody was given.
+    server.run("touch /etc/airflow/airflow.cfg && printf another-password > /etc/airflow/secrets/admin_password")
+    before = server.run("systemctl show -p MainPID --value airflow-dag-processor")
+    tasks = " ".join(server.play("site.yml").changed_tasks)
+    assert "Run the units" in tasks and "administrator" in tasks
+    assert server.run("systemctl show -p MainPID --value airflow-dag-processor") != before
+    assert server.api()
+    assert server.play("site.yml").changed == 0
+
+
+def test_another_encryption_key_is_refused(server):
+    key = "A" * 43 + "="
+    refused = server.play("site.yml", "-e", f"airflow_fernet_key={key}", succeeds=False)
+    assert "holds another key" in refused.output and refused.changed == 0
+
+
+def test_without_a_certificate_one_is_made_and_kept(server):
+    server.run("rm /etc/nginx/tls/*")
+    assert server.play("site.yml", "--tags", "nginx", "-e", "nginx_certificate=self-signed").changed > 0
+    assert server.play("site.yml", "--tags", "nginx", "-e", "nginx_certificate=self-signed").changed == 0
+    served = ssl.get_server_certificate((server.address, 443))
+    assert served.strip() in server.run("cat /etc/nginx/tls/certificate.pem")
+    server.play("site.yml", "--tags", "nginx")
+    assert server.session().get(f"{server.url}/api/v2/version").status_code == 200
+
+
+def test_a_bad_site_is_put_back_and_nginx_goes_on(server):
+    refused = server.play("site.yml", "--tags", "nginx", "-e", "nginx_client_max_body_size=lots", succeeds=False)
+    assert "nginx -t said" in refused.output and "put back" in refused.output
+    assert server.session().get(f"{server.url}/api/v2/version").status_code == 200
+
+
+@pytest.mark.parametrize("unit", ["api-server", "scheduler", "airflow-dag-processor",
+                                  "airflow-triggerer", "postgresql@17-main", "nginx"])  # fmt: skip
+def test_a_killed_service_comes_back(server, unit):
+    unit = server.unit(unit) if unit in ("api-server", "scheduler") else unit
+    main_process = f"systemctl show -p MainPID --value {unit}"
+    before = server.run(main_process)
+    server.run(f"systemctl kill -s KILL {unit}")
+    state = f"{main_process}; systemctl is-active {unit}"
+
+    def back() -> bool:
+        process, active = server.run(state, check=False).split()
+        return process not in {before.strip(), "0"} and active == "active"
+
+    wait_until(back, 90, lambda: server.run(f"systemctl status --no-pager {unit}", check=False))
+
+
+def test_all_of_it_stops_and_starts(server):
+    main_processes = "systemctl show -p MainPID --value 'airflow-*.service' | sort"
+    before = server.run(main_processes).split()
+    server.run("systemctl restart airflow.target")
+    server.wait_until_healthy()
+    assert not set(server.run(main_processes).split()) & set(before) - {"0"}
+    server.play("check.yml")
+
+
+def test_nothing_starts_on_a_database_of_another_version(server):
+    version = server.sql("SELECT version_num FROM alembic_version")
+    server.sql("UPDATE alembic_version SET version_num = 'older'")
+    try:
+        server.run("systemctl restart --no-block airflow-triggerer")
+        state = "systemctl show -p ActiveState -p SubState --value airflow-triggerer"
+        wait_until(lambda: server.run(state).split() == ["activating", "start-pre"], 30, lambda: server.run(state))
+        assert "FAIL  database" in server.play("check.yml", succeeds=False).output
+        assert server.run(state).split() == ["activating", "start-pre"]
+    finally:
+        server.sql(f"UPDATE alembic_version SET version_num = '{version}'")
+    wait_until(lambda: server.run(state).split() == ["active", "running"], 30, lambda: server.run(state))
+
+
+BAD_INPUT = {
+    "a bad type": (["-e", '{"airflow_parallelism": "many"}'], "airflow_parallelism"),
+    "an unknown component": (["-e", '{"airflow_components": ["webserver"]}'], "airflow_components"),
+    "a name that no environment takes": (["-e", '{"airflow_variables": {"a-b": "c"}}'], "letters, digits"),
+    "a password for SSH": (["-e", "ansible_password=x"], "ssh-copy-id"),
+    "a weak secret": (["-e", "airflow_admin_password=short"], "airflow_admin_password to at least 12"),
+    "a malformed key": (["-e", "airflow_fernet_key=abc"], "airflow_fernet_key"),
+    "a missing certificate": (["-e", "nginx_certificate_file=/nowhere.pem"], "nginx_certificate_file (/nowhere.pem)"),
+    "an unknown certificate source": (["-e", "nginx_certificate=magic"], "self-signed, supplied, acme"),
+    "ACME without a domain": (["-e", "nginx_certificate=acme"], "nginx_acme_email"),
+    "nothing to ship": (["-e", "release_source=/nowhere"], "release_source"),
+    "a connection without a type": (["-e", '{"airflow_connections": {"x": {}}}'], "conn_type"),
+    "an authority that is none": (["-e", '{"base_certificate_authorities": ["x"]}'], "base_certificate_authorities"),
+    "an old Airflow": (["-e", f"airflow_requirements_file={ROOT}/tests/e2e/old-requirements.txt"], "make lock"),
+    "no such host": (["-e", "ansible_host=127.0.0.9", "--ssh-common-args=-o ConnectTimeout=2"], "ansible_host"),
+    "a user without sudo": (["-e", "ansible_user=guest"], "sudo"),
+}
+
+
+@pytest.fixture(scope="module")
+def guest(server):
+    """A user who may log in and nothing more."""
+    server.run("useradd -m guest && cp -r /home/admin/.ssh /home/guest/ && chown -R guest /home/guest/.ssh")
+    yield
+    server.run("userdel -rf guest", check=False)
+
+
+@pytest.mark.usefixtures("guest")
+@pytest.mark.parametrize(("arguments", "words"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_wrong_input_stops_before_the_first_change_and_names_the_fix(server, arguments, words):
+    play = server.play("site.yml", *arguments, succeeds=False)
+    assert words in play.words, play.output[-3000:]
+    assert play.changed == 0
+
+
+def test_another_system_is_refused(server):
+    server.run(
+        "cp /usr/lib/os-release /root/ && sed -i 's/Debian GNU.Linux/Ubuntu/; s/^ID=.*/ID=ubuntu/' /usr/lib/os-release"
+    )
+    try:
+        play = server.play("site.yml", succeeds=False)
+    finally:
+        server.run("mv /root/os-release /usr/lib/os-release")
+    assert "supports Debian 12 and 13" in play.words and play.changed == 0
+
+
+def test_after_a_reboot_everything_is_back_by_itself(server):
+    booted = "systemctl show -p UserspaceTimestampMonotonic"
+    before = server.run(booted)
+    server.aws("ec2").reboot_instances(InstanceIds=[server.instance["InstanceId"]])
+    wait_until(lambda: server.run(booted, check=False) not in {before, ""}, 180, "it did not boot", every=1)
+    server.wait_until_healthy()
+    server.play("check.yml")
+    server.play("run.yml", "-e", "dag=twitter")
