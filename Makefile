@@ -13,12 +13,12 @@ EXTRAS := $(basename $(wildcard roles/airflow/files/extras/*.in))
 # Airstrip's own package, which the lock file covers by its hash: the bytes are the same wherever it is built.
 OWN := roles/airflow/files/airstrip
 WHEEL := $(BIN)/uv build --quiet --offline --wheel --clear --out-dir build/wheels $(OWN)
-# A line for each test as it ends. A file of tests stays in one lane; the longest are begun first.
+# A line for each test as it ends. A folder of tests stays in one lane; the longest are begun first.
 PYTEST := PYTHONUNBUFFERED=1 $(BIN)/pytest --verbose --durations=20
 LANES ?= 2
 UNIT := AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=. PYTHONUNBUFFERED=1 build/airflow/bin/pytest --verbose --durations=20 tests/unit \
         --cov=etl --cov-report=term --cov-fail-under=95
-IN_LANES := --numprocesses=$(LANES) --dist=loadfile --no-loadscope-reorder
+IN_LANES := --numprocesses=$(LANES) --dist=loadgroup --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
@@ -65,12 +65,20 @@ unit: build/airflow/done ## Run the tests that need no machine
 
 .PHONY: e2e
 e2e: setup build/bigquery/done ## Run the tests on machines of their own; one part with ONLY=releases
-	$(PYTEST) $(IN_LANES) $(or $(ONLY:%=tests/e2e/test_%.py),tests/e2e)
+	$(PYTEST) $(IN_LANES) $(or $(ONLY:%=tests/e2e/%),tests/e2e)
 
-# In one go, so that no lane is idle while another works.
 .PHONY: test
 test: setup build/airflow/done build/bigquery/done ## Run all tests
+	@$(MAKE) --no-print-directory --jobs=2 all-lanes unit-alone
+
+# All in one go, so that no lane is idle while another works.
+.PHONY: all-lanes
+all-lanes:
 	$(PYTEST) $(IN_LANES) tests/lint tests/policy tests/aws tests/e2e
+
+# In Airflow's own virtualenv.
+.PHONY: unit-alone
+unit-alone:
 	$(UNIT)
 
 .PHONY: bench

@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -16,15 +18,17 @@ def budgets() -> dict[str, float]:
 
 
 def group(node: str) -> str:
-    """The group of a test: an end-to-end test's file, otherwise the folder."""
-    file = Path(node.partition("::")[0])
-    return file.stem.removeprefix("test_") if file.parent.name == "e2e" else file.parent.name
+    """The group of a test: its folder."""
+    return Path(node.partition("::")[0]).parent.name
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items) -> None:
-    """Begin the longest groups first, so that the lanes end together."""
+    """Keep each group in one lane, and begin the longest groups first, so that the lanes end together."""
     order = list(budgets())
     items.sort(key=lambda item: order.index(group(item.nodeid)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item.nodeid)))
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

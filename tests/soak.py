@@ -18,9 +18,9 @@ from pathlib import Path
 from lab import __main__ as commands
 from lab.settings import Lab
 from tests.e2e import load
-from tests.e2e.conftest import deployed
+from tests.e2e.conftest import Place
 from tests.e2e.load import Load
-from tests.e2e.releases import begin, live, whole
+from tests.e2e.updates import begin, live, whole
 from tests.server import ROOT
 
 FOLDER = ROOT / "build" / "trials"
@@ -56,7 +56,9 @@ def updates() -> None:
     commands.down(lab)
     commands.up(lab)
     try:
-        server = deployed(lab, "debian13")
+        place = Place()
+        place.lab = lab
+        server = place.deployed("debian13")
         source = load.source(FOLDER / "source")
         ship = ["update.yml", "-e", f"release_source={source}"]
         server.play(*ship)

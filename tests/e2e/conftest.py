@@ -1,4 +1,4 @@
-"""Each group of tests (a file) has a lab and machines of its own, and leaves nothing to another.
+"""Each group of tests (a folder) has a lab and machines of its own, and leaves nothing to another.
 
 Machines start from a host that was deployed to once: the installation's, which is kept under the hash of what made it.
 """
@@ -25,38 +25,65 @@ from tests.e2e import load
 from tests.server import ROOT, Play, Server, wait_until
 
 KEEP_LAB = bool(os.environ.get("KEEP_LAB"))
-GROUPS = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
+GROUPS = sorted({path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")})
 # What a deployed host is made from, beside Debian's image.
 SOURCES = ("roles", "playbooks", "inventory", "dags", "etl", "ansible.cfg", "requirements.txt", "lab/inventory.py")
 
 
-@pytest.fixture(scope="module")
-def lab(request) -> Iterator[Lab]:
-    """A lab of the group's own; with KEEP_LAB=1 that of the last run, which stays up for the next."""
-    number = GROUPS.index(Path(request.path).stem)
-    lab = Lab(f"strip{number}", IPv4Network(f"10.203.{10 + number}.0/24"))
-    if not KEEP_LAB:
-        commands.down(lab)
-    commands.up(lab)
-    yield lab
-    if not KEEP_LAB:
-        commands.down(lab)
+class Place:
+    """The lab of the group that runs, and its servers."""
+
+    def __init__(self) -> None:
+        self.lab: Lab | None = None
+        self.servers: dict[str, Server] = {}
+
+    def enter(self, group: str) -> Lab:
+        """Open the lab of a group, with nothing in it, and leave that of another."""
+        number = GROUPS.index(group)
+        lab = Lab(f"strip{number}", IPv4Network(f"10.203.{10 + number}.0/24"))
+        if self.lab != lab:
+            self.leave()
+            if not KEEP_LAB:
+                commands.down(lab)
+            commands.up(lab)
+            self.lab = lab
+        return lab
+
+    def leave(self) -> None:
+        """Take the lab away; with KEEP_LAB=1 it stays up for the next run."""
+        if self.lab and not KEEP_LAB:
+            commands.down(self.lab)
+        self.lab, self.servers = None, {}
+
+    def deployed(self, stack: str, **settings: str) -> Server:
+        """A Debian 13 machine with everything on it, which starts from a host that was deployed to once."""
+        if stack not in self.servers:
+            server = Server(self.lab, stack, **settings)
+            if not server.runs:
+                disk.start_from(self.lab, stack, kept_host(self.lab))
+            server.play("provision.yml")
+            server.play("site.yml")
+            self.servers[stack] = server
+        return self.servers[stack]
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Place]:
+    place = Place()
+    yield place
+    place.leave()
 
 
 @pytest.fixture(scope="module")
-def server(lab) -> Server:
-    """A Debian 13 machine with everything on it."""
-    return deployed(lab, "debian13")
+def lab(request, place) -> Lab:
+    """A lab of the group's own."""
+    return place.enter(Path(request.path).parent.name)
 
 
-def deployed(lab: Lab, stack: str, **settings: str) -> Server:
-    """Make a Debian 13 machine that starts from a host that was deployed to once."""
-    server = Server(lab, stack, **settings)
-    if not server.runs:
-        disk.start_from(lab, stack, kept_host(lab))
-    server.play("provision.yml")
-    server.play("site.yml")
-    return server
+@pytest.fixture(scope="module")
+def server(lab, place) -> Server:
+    """The group's machine, with everything on it; it leads from a release to its commit."""
+    return place.deployed("debian13", nginx_commit_url="https://git.example.com/commit/{commit}")
 
 
 def kept_host(lab: Lab) -> Path:

@@ -12,9 +12,8 @@ import time
 import pytest
 
 from tests.e2e import load
-from tests.e2e.conftest import deployed
 from tests.e2e.load import Load
-from tests.e2e.releases import DAG, TWO_AT_THE_LOCK, begin, deaf, live, locked, slow, wait_for_step, whole
+from tests.e2e.updates import DAG, TWO_AT_THE_LOCK, begin, deaf, live, locked, slow, wait_for_step, whole
 from tests.server import ROOT, Play, Server, wait_until
 
 BAD = {
@@ -34,15 +33,6 @@ from airflow.sdk import DAG
 with DAG("unknown", schedule=None):
     SQLExecuteQueryOperator(task_id="a", sql="SELECT 1", conn_id="stockroom", pool="narrow")
 """
-
-
-COMMIT_URL = "https://git.example.com/commit/{commit}"
-
-
-@pytest.fixture(scope="module")
-def server(lab) -> Server:
-    """A machine with everything on it, whose user interface leads to the commits."""
-    return deployed(lab, "debian13", nginx_commit_url=COMMIT_URL)
 
 
 @pytest.fixture
@@ -316,9 +306,9 @@ def test_what_airflow_does_not_take_is_put_back(server, ship):
 
 
 @pytest.fixture(scope="module")
-def other(lab) -> Server:
+def other(lab, place) -> Server:
     """A second server, with a database of its own."""
-    return deployed(lab, "other", aws_bucket="airstrip-other")
+    return place.deployed("other", aws_bucket="airstrip-other")
 
 
 def test_where_one_host_fails_the_others_go_back(server, other, source):
