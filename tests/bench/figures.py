@@ -29,7 +29,6 @@ class Figure:
     goal: float | None = None
     control: str | None = None
     more: bool = False
-    shown: bool = True
 
     def reached(self, value: float) -> bool:
         return self.goal is None or (value >= self.goal if self.more else value <= self.goal)
@@ -70,8 +69,6 @@ FIGURES = {
     "report_200mb_s": Figure("a file of 200 MB (4.1 million receipts) cleaned", "s"),
     "report_200mb_peak_mb": Figure("memory of that", "MB"),
 }
-# Parts of other figures: recorded, and left out of the README.
-PARTS = re.compile(r"(site_cold|update)_\w+_s|etl_\w+|stock_\w+")
 
 
 def commit() -> str:
@@ -81,11 +78,15 @@ def commit() -> str:
     return f"{name}-dirty" if changed else name
 
 
+def today() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
 def record(samples: dict[str, Sequence[float]]) -> None:
     """Keep the samples of the measured figures beside those that were measured before."""
     known = load()
     machine = f"{os.cpu_count()} cores, {platform.machine()}"
-    about = {"commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine}
+    about = {"commit": commit(), "date": today(), "machine": machine}
     for name, values in samples.items():
         rounded = [round(value, 2) for value in values]
         known[name] = {"value": round(statistics.median(values), 2), "samples": rounded, **about}
