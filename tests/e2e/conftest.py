@@ -173,8 +173,15 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.failed:
         for value in getattr(item, "funcargs", {}).values():
-            # A machine that is off has nothing to say.
-            if isinstance(value, Server) and value.runs:
-                journal = value.run("journalctl --no-pager -b -n 3000", check=False)
-                (value.artefacts / f"{item.name}-{value.stack}.journal").write_text(journal)
+            if isinstance(value, Server):
+                keep_journal(value, f"{item.name}-{value.stack}.journal")
     return report
+
+
+def keep_journal(server: Server, name: str) -> None:
+    """Keep what a machine's journal says, or why it cannot be had: the test's own failure shall be seen beside it."""
+    try:
+        journal = server.run("journalctl --no-pager -b -n 3000", check=False)
+    except Exception as problem:
+        journal = f"no journal: {problem!r}"
+    (server.artefacts / name).write_text(journal)
