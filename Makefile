@@ -18,7 +18,7 @@ PYTEST := PYTHONUNBUFFERED=1 $(BIN)/pytest --verbose --durations=20
 LANES ?= 2
 UNIT := AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=. PYTHONUNBUFFERED=1 build/airflow/bin/pytest --verbose --durations=20 tests/unit \
         --cov=etl --cov-report=term --cov-fail-under=95
-IN_LANES := --numprocesses=$(LANES) --dist=loadgroup --no-loadscope-reorder
+IN_LANES := --numprocesses=$(LANES) --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from lab.run import run
+from lab.run import locked, run
 from lab.settings import CACHE
 
 PACKAGES = (
@@ -74,9 +74,15 @@ def image(suite: str) -> Path:
     authorities = extra_authorities()
     recipe = "\0".join([suite, PACKAGES, CUSTOMIZE, *authorities])
     folder = CACHE / "images" / f"{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Of two labs that start at once the second finds the image of the first.
+    with locked(folder.parent / f"{suite}.lock"):
+        if not folder.exists():
+            build(folder, suite, authorities)
+    return folder
+
+
+def build(folder: Path, suite: str, authorities: list[str]) -> None:
+    """Make the image of a suite that trusts some more authorities; one that was cut off is no image."""
     for stale in folder.parent.glob(f"{suite}-*.building"):
         shutil.rmtree(stale)
     print(f"lab: building the Debian image {folder.name} (about a minute, once)", flush=True)
@@ -94,4 +100,3 @@ def image(suite: str) -> Path:
             *[suite, building],
         )
     building.rename(folder)
-    return folder

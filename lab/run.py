@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -66,6 +68,15 @@ def stop(pid_file: Path, seconds: float = 60) -> None:
                     each.kill()
             psutil.wait_procs(family, timeout=10)
     pid_file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(file: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file; a second process waits, or with `wait=False` gets a BlockingIOError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def wait_for(what: str, probe, seconds: float, log: Path | None = None) -> None:

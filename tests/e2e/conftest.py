@@ -6,7 +6,6 @@ Machines start from a host that was deployed to once: the installation's, which 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import subprocess
@@ -20,7 +19,8 @@ from playwright.sync_api import Browser, sync_playwright
 from lab import __main__ as commands
 from lab import disk, image
 from lab import instance as machines
-from lab.settings import Lab
+from lab.run import locked
+from lab.settings import STATE, Lab, LabError
 from tests.e2e import load
 from tests.server import ROOT, Play, Server, wait_until
 
@@ -35,6 +35,7 @@ class Place:
 
     def __init__(self) -> None:
         self.lab: Lab | None = None
+        self.held = contextlib.ExitStack()
         self.servers: dict[str, Server] = {}
 
     def enter(self, group: str) -> Lab:
@@ -43,6 +44,7 @@ class Place:
         lab = Lab(f"strip{number}", IPv4Network(f"10.203.{10 + number}.0/24"))
         if self.lab != lab:
             self.leave()
+            self.held.enter_context(only_here(lab))
             if not KEEP_LAB:
                 commands.down(lab)
             commands.up(lab)
@@ -53,6 +55,7 @@ class Place:
         """Take the lab away; with KEEP_LAB=1 it stays up for the next run."""
         if self.lab and not KEEP_LAB:
             commands.down(self.lab)
+        self.held.close()
         self.lab, self.servers = None, {}
 
     def deployed(self, stack: str, **settings: str) -> Server:
@@ -122,13 +125,19 @@ def kept_name() -> str:
     return f"trixie-{digest.hexdigest()[:12]}"
 
 
-@contextlib.contextmanager
-def one_at_a_time() -> Iterator[None]:
+def one_at_a_time() -> contextlib.AbstractContextManager[None]:
     """Hold the lock under which a host is kept: who comes second finds it made."""
-    disk.HOSTS.mkdir(parents=True, exist_ok=True)
-    with (disk.HOSTS / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return locked(disk.HOSTS / "lock")
+
+
+@contextlib.contextmanager
+def only_here(lab: Lab) -> Iterator[None]:
+    """Hold a group's lab: another run of the same tests would take it away."""
+    try:
+        with locked(STATE / f"{lab.name}.lock", wait=False):
+            yield
+    except BlockingIOError:
+        raise LabError(f"another run of these tests uses the lab {lab.name}: wait for its end") from None
 
 
 @pytest.fixture(scope="module")
