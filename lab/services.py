@@ -46,7 +46,7 @@ def up(lab: Lab) -> None:
     _s3(lab)
     _aws(lab)
     _x_api(lab)
-    _smtp(lab)
+    smtp(lab)
     _rates(lab)
 
 
@@ -317,14 +317,19 @@ def mails(lab: Lab) -> Path:
     return lab.state / "smtp" / "mail" / "new"
 
 
-def _smtp(lab: Lab) -> None:
-    pid_file = lab.state / "smtp" / "process.pid"
+def smtp_pid_file(lab: Lab) -> Path:
+    """The file that names the mail server's process."""
+    return lab.state / "smtp" / "process.pid"
+
+
+def smtp(lab: Lab, largest_mail: int = 2**25) -> None:
+    """Start the mail server, which refuses mails with more bytes."""
+    pid_file = smtp_pid_file(lab)
     start(
         pid_file,
         [
             *[sys.executable, "-m", "aiosmtpd", "--nosetuid", "--listen", f"{lab.gateway}:{SMTP_PORT}"],
-            *["--class", "aiosmtpd.handlers.Mailbox", str(lab.state / "smtp" / "mail")],
+            *["--size", str(largest_mail), "--class", "aiosmtpd.handlers.Mailbox", str(lab.state / "smtp" / "mail")],
         ],
     )
-
     wait_for("the mail server", lambda: accepts(lab, SMTP_PORT), 20, pid_file.with_suffix(".log"))

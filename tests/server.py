@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -118,6 +119,12 @@ class Server:
         environment = {**services.operator_environment(self.lab), "ANSIBLE_NOCOLOR": "1"}
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, process_group=0, **streams)
+
+    def answers(self, port: int) -> bool:
+        """Whether something listens there, as seen from outside."""
+        with contextlib.suppress(OSError), socket.create_connection((self.address, port), 3):
+            return True
+        return False
 
     def unit(self, component: str) -> str:
         """Which of a pair runs."""

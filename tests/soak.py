@@ -24,6 +24,7 @@ from tests.e2e.updates import begin, live, whole
 from tests.server import ROOT
 
 FOLDER = ROOT / "build" / "trials"
+CONTROLLERS = ["3.11", "3.12", "3.13"]
 KILLS = 30
 # An update takes about this long.
 LONGEST_SECONDS = 6
@@ -116,6 +117,22 @@ def tell(mutated: Mutated, results: list[list[dict]]) -> None:
     print(f"{mutated.path}: mutants_killed_percent {100 * killed / max(1, len(done)):.0f} ({killed} of {len(done)})")
 
 
+def controllers() -> None:
+    """Run the quick tests on controllers with other Pythons: those of this machine that are on the PATH."""
+    uv, folder = ROOT / ".venv" / "bin" / "uv", FOLDER / "controller"
+    for version in CONTROLLERS:
+        create = [uv, "venv", "--quiet", "--clear", "--no-python-downloads", "--python", version, folder]
+        if subprocess.run(create, text=True, capture_output=True, check=False).returncode:
+            print(f"controller_{version}: this machine has no Python {version}")
+            continue
+        environment = {**os.environ, "VIRTUAL_ENV": str(folder), "PATH": f"{folder}/bin:{os.environ['PATH']}"}
+        sync = [uv, "pip", "sync", "--quiet", "--require-hashes", "requirements.txt"]
+        subprocess.run(sync, cwd=ROOT, env=environment, check=True)
+        tests = [folder / "bin" / "pytest", "--quiet", "tests/lint", "tests/policy", "tests/aws"]
+        said = subprocess.run(tests, cwd=ROOT, env=environment, text=True, capture_output=True, check=False).stdout
+        print(f"controller_{version}: {said.splitlines()[-1]}", flush=True)
+
+
 def toml(settings: dict) -> str:
     """cosmic-ray's configuration: values are written as JSON, which is TOML too."""
     lines = ["[cosmic-ray]"]
@@ -128,7 +145,7 @@ def toml(settings: dict) -> str:
     return "\n".join([*lines, *tables]) + "\n"
 
 
-GROUPS: dict[str, Callable[[], None]] = {"updates": updates, "mutants": mutants}
+GROUPS: dict[str, Callable[[], None]] = {"updates": updates, "mutants": mutants, "controllers": controllers}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or GROUPS:

@@ -166,6 +166,19 @@ def ship(server, source):
     return ship
 
 
+@pytest.fixture
+def open_security_group(server) -> Iterator[None]:
+    """The security group lets everything in: what is closed now, the host itself keeps closed."""
+    group = server.instance["SecurityGroups"][0]["GroupId"]
+    anything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    server.aws("ec2").authorize_security_group_ingress(GroupId=group, IpPermissions=anything)
+    server.run("systemd-run --quiet --unit=knocker python3 -m http.server 9")
+    wait_until(lambda: server.answers(9), 60, "the security group does not open")
+    server.run("systemctl stop knocker")
+    yield
+    server.aws("ec2").revoke_security_group_ingress(GroupId=group, IpPermissions=anything)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's chromium. Of the module, not the session: while it is there, no other test can have an event loop."""

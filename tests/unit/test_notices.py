@@ -1,12 +1,16 @@
 """Who is told that a run failed, and by which of the official notifiers."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
+import boto3
 import pytest
 from airflow.providers.amazon.aws.notifications.sns import SnsNotifier
 from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
 from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+from moto.server import ThreadedMotoServer
 
 from airstrip import notices
 
@@ -61,3 +65,53 @@ def test_a_way_that_fails_stops_no_other(told, monkeypatch, caplog):
 )
 def test_a_wrong_variable_is_said_in_the_log(told, caplog, variable, words):
     assert told(variable) == {} and words in caplog.text
+
+
+@pytest.fixture
+def webhook():
+    """A server that keeps what is posted to it."""
+    posted = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            posted.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/services", posted
+    server.shutdown()
+
+
+@pytest.fixture
+def topic(monkeypatch):
+    """A topic of SNS, and a queue that gets what is published to it."""
+    for name, value in {"ACCESS_KEY_ID": "any", "SECRET_ACCESS_KEY": "any", "DEFAULT_REGION": "eu-central-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+    sns, sqs = boto3.client("sns"), boto3.client("sqs")
+    arn, queue = sns.create_topic(Name="pager")["TopicArn"], sqs.create_queue(QueueName="pager")["QueueUrl"]
+    attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]
+    sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=attributes["QueueArn"])
+    yield arn, lambda: [json.loads(one["Body"]) for one in sqs.receive_message(QueueUrl=queue).get("Messages", [])]
+    server.stop()
+
+
+def test_slack_and_sns_get_it(webhook, topic, monkeypatch):
+    """What the official notifiers send, received."""
+    (address, posted), (arn, received) = webhook, topic
+    slack = {"conn_type": "slackwebhook", "host": address, "password": "T/B/X"}
+    monkeypatch.setenv("AIRFLOW_CONN_PAGER", json.dumps(slack))
+    monkeypatch.setenv("AIRFLOW_VAR_FAILURE_NOTICES", json.dumps({"slack": "pager", "sns": arn}))
+    notices.notify_failure(CONTEXT)
+    ((path, message),) = posted
+    assert path == "/services/T/B/X" and message["text"].startswith("*Airflow: twitter failed*\nThe run manual <1>")
+    (published,) = received()
+    assert published["Subject"] == "Airflow: twitter failed" and "publish, try 2" in published["Message"]

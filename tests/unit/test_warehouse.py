@@ -18,9 +18,9 @@ def sale(identifier: str, line: int = 2, day: str = DAY, status: str = "paid", a
     return [day, "online", identifier, f"{day} 10:00:00", "DE", "EUR", amount, amount, status, line]
 
 
-@pytest.fixture
-def database():
-    """A database with the schema of PostgreSQL's SQL; each day's rows are loaded as the DAG does."""
+@pytest.fixture(params=[Warehouse, Redshift, BigQuery])
+def database(request):
+    """A database in which each day's rows are loaded as the DAG does, and published as each warehouse is told to."""
 
     class Database:
         connection = duckdb.connect()
@@ -33,7 +33,7 @@ def database():
             for row in rows:
                 self.connection.execute(f"insert into {tables.table('staging_a')} values ({places})", row)
             self.connection.begin()
-            for statement in tables.publish("staging_a", day):
+            for statement in request.param("main").publish("staging_a", day):
                 self.connection.execute(statement)
             self.connection.commit()
             self.connection.execute(tables.drop("staging_a"))

@@ -10,7 +10,6 @@ import json
 import re
 import socket
 import ssl
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -77,12 +76,8 @@ def test_the_doctor_is_content(server):
     assert play.output.count("- ok ") == 14 and "FAIL" not in play.output
 
 
+@pytest.mark.usefixtures("open_security_group")
 def test_from_outside_only_three_ports_answer(server):
-    """The host itself keeps its ports closed: for this test the security group lets everything in."""
-    group = server.instance["SecurityGroups"][0]["GroupId"]
-    anything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
-    server.aws("ec2").authorize_security_group_ingress(GroupId=group, IpPermissions=anything)
-
     async def is_open(port: int, limit: asyncio.Semaphore) -> bool:
         async with limit:
             try:
@@ -97,11 +92,7 @@ def test_from_outside_only_three_ports_answer(server):
         found = await asyncio.gather(*(is_open(port, limit) for port in range(1, 65536)))
         return [port for port, answer in enumerate(found, start=1) if answer]
 
-    time.sleep(2)
-    try:
-        assert asyncio.run(scan()) == [22, 80, 443]
-    finally:
-        server.aws("ec2").revoke_security_group_ingress(GroupId=group, IpPermissions=anything)
+    assert asyncio.run(scan()) == [22, 80, 443]
 
 
 def test_the_pipeline_lands_on_s3_and_a_second_run_gives_the_same_objects(server):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import ssl
+import subprocess
+import time
 from dataclasses import dataclass
 
 import pytest
 
+from lab import services
 from tests.server import ROOT, wait_until
 
 UNITS = "/etc/systemd/system"
@@ -75,10 +79,18 @@ DRIFTS = {
         "0",
     ),
     "a changed site": Drift(
-        "sed -i 's/return 404/return 200/' /etc/nginx/conf.d/airflow.conf",
+        "sed -i 's/return 404/return 200/' /etc/nginx/conf.d/airflow.conf && nginx -s reload",
         "return 404",
         "grep -c 'return 200' /etc/nginx/conf.d/airflow.conf || true",
         "0",
+        "FAIL closed paths open to everybody: /execution/health, /docs, /redoc",
+    ),
+    "a port that leads nowhere": Drift(
+        "sed -i 's/return 301/return 302/' /etc/nginx/conf.d/airflow.conf && nginx -s reload",
+        "return 301",
+        "grep -c 'return 302' /etc/nginx/conf.d/airflow.conf || true",
+        "0",
+        "FAIL redirect port 80 answers 302",
     ),
     "a DAG edited on the host": Drift(
         "echo '# edited' >> /srv/airflow/current/dags/twitter_dag.py",
@@ -121,6 +133,89 @@ def test_every_drift_is_found_and_repaired(server):
     assert found == {name: drift.answer for name, drift in DRIFTS.items()}
     assert server.play("site.yml").changed == 0
     server.play("check.yml")
+
+
+@dataclass
+class Fault:
+    """What befalls the host, how it ends, and what the doctor says of it."""
+
+    done: str
+    ended: str
+    found: str
+
+
+DIST_INFO = "cd /opt/airflow/venv/lib/python3*/site-packages"
+BROKEN = "INSERT INTO import_error (filename, stacktrace) VALUES ('dags/broken.py', E'Traceback\\nNameError: x\\n')"
+SHORT_LIVED = (
+    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 5 -subj /CN=short "
+    "-keyout /etc/nginx/tls/key.pem -out /etc/nginx/tls/certificate.pem 2>&1"
+)
+FAULTS = {
+    "a component hangs": Fault(
+        "systemctl kill -s STOP airflow-triggerer",
+        "systemctl kill -s CONT airflow-triggerer",
+        "FAIL health no heartbeat from triggerer; fix: sudo systemctl restart airflow.target",
+    ),
+    "a DAG is broken": Fault(
+        f'runuser -u postgres -- psql -qc "{BROKEN}" airflow',
+        "runuser -u postgres -- psql -qc \"DELETE FROM import_error WHERE filename = 'dags/broken.py'\" airflow",
+        "FAIL dags import errors: dags/broken.py: NameError: x; fix: correct the file",
+    ),
+    "the logs fill their disk": Fault(
+        "mount -t tmpfs -o size=1m tmpfs /var/log/airflow && head -c 950K /dev/zero > /var/log/airflow/full",
+        "umount --lazy /var/log/airflow",
+        "FAIL disk nearly full: /var/log/airflow 9",
+    ),
+    "the certificate ends soon": Fault(
+        f"cp -a /etc/nginx/tls /root/tls && {SHORT_LIVED}",
+        "cp -a /root/tls/. /etc/nginx/tls/ && rm -r /root/tls && nginx -s reload",
+        "FAIL certificate /etc/nginx/tls/certificate.pem ends in 5 days; fix: sudo certbot renew, or supply a new one",
+    ),
+    "another version is installed": Fault(
+        f"{DIST_INFO} && mv apache_airflow-3.*.dist-info apache_airflow-9.9.9.dist-info",
+        f"{DIST_INFO} && mv apache_airflow-9.9.9.dist-info apache_airflow-$(/opt/airflow/venv/bin/python -c "
+        "'import airflow; print(airflow.__version__)').dist-info",
+        "runs but 9.9.9 is installed; fix: sudo systemctl restart airflow.target",
+    ),
+    "nobody knows the password": Fault(
+        "cp -a /etc/airflow/secrets/admin_password /root/ && printf forgotten > /etc/airflow/secrets/admin_password",
+        "mv /root/admin_password /etc/airflow/secrets/",
+        "FAIL login admin gets 401",
+    ),
+    "a port is open to everybody": Fault(
+        "systemd-run --quiet --unit=listener python3 -m http.server 8793",
+        "systemctl stop listener",
+        "FAIL closed ports open to everybody: 8793",
+    ),
+}
+
+
+def test_the_doctor_finds_each_fault(server, open_security_group):
+    try:
+        for fault in FAULTS.values():
+            server.run(fault.done)
+        health = f"{server.url}/api/v2/monitor/health"
+        wait_until(lambda: server.session().get(health).json()["triggerer"]["status"] == "unhealthy", 120, every=1)
+        sick = server.play("check.yml", succeeds=False)
+        server.run("nginx -s reload")
+        untrusted = server.play("check.yml", succeeds=False)
+    finally:
+        for fault in FAULTS.values():
+            server.run(fault.ended, check=False)
+    for name, fault in FAULTS.items():
+        assert fault.found in sick.words, (name, sick.output)
+    assert "FAIL tls no trusted connection" in untrusted.words
+    assert "fix: run the check by hand" not in sick.output
+    server.wait_until_healthy()
+    server.play("check.yml")
+
+
+def test_the_doctor_notices_a_wrong_clock(server):
+    asked = {"units": [], "controller_time": time.time() - 3600}
+    command = ["ansible", "airflow", "-i", str(server.inventory), "--become", "-m", "doctor", "-a", json.dumps(asked)]
+    environment = services.operator_environment(server.lab)
+    said = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=True).stdout
+    assert "FAIL  clock          3600 s away from the controller's; fix: sudo systemctl restart chrony" in said
 
 
 def test_a_link_that_leads_nowhere_is_found_and_repaired(server):

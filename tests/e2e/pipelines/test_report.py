@@ -178,13 +178,14 @@ def test_a_file_that_cannot_be_read_fails_at_once_and_nothing_is_loaded_or_maile
 
 
 def test_every_neighbour_may_fail_and_the_task_is_tried_again(server, api):
-    """The API is down and then answers with HTML, the database refuses, the mail server is away: in one run."""
+    """In one run: the API is down, then it answers with HTML; orders and warehouse refuse; the mail server is away,
+    then it refuses."""
     day, lab = like(2, 42), server.lab
     database.deliver(lab, BUCKET, day)
     fault(server, "down")
     database.psql(lab, f"alter role {database.READER} nologin")
-    mail_server = lab.state / "smtp" / "process.pid"
-    stop(mail_server)
+    server.sql("alter role warehouse nologin")
+    stop(services.smtp_pid_file(lab))
     try:
         run = start(server, api, DAG, day)
         wait_for_task(server, api, DAG, run, "fetch_rates", "up_for_retry")
@@ -195,21 +196,64 @@ def test_every_neighbour_may_fail_and_the_task_is_tried_again(server, api):
         clear(server, api, DAG, run, task_ids=["fetch_rates"])
         wait_for_task(server, api, DAG, run, "fetch_rates", "up_for_retry")
         log_says(server, run, "fetch_rates", "exchange rates is no JSON .*Sign in")
-        assert sales(server, day) == []
         fault(server, None)
         database.psql(lab, f"alter role {database.READER} login")
         clear(server, api, DAG, run, task_ids=["fetch_rates", "extract_orders"])
+        wait_for_task(server, api, DAG, run, "load.create", "up_for_retry")
+        log_says(server, run, "load.create", "is not permitted to log in")
+        server.sql("alter role warehouse login")
+        assert sales(server, day) == []
+        clear(server, api, DAG, run, task_ids=["load.create"])
         wait_for_task(server, api, DAG, run, "send_mail", "up_for_retry")
         log_says(server, run, "send_mail", "Connection refused")
+        services.smtp(lab, largest_mail=1000)
+        clear(server, api, DAG, run, task_ids=["send_mail"])
+        wait_for_task(server, api, DAG, run, "send_mail", "up_for_retry")
+        log_says(server, run, "send_mail", "552")
     finally:
         fault(server, None)
         database.psql(lab, f"alter role {database.READER} login")
-        services.up(lab)
+        server.sql("alter role warehouse login")
+        stop(services.smtp_pid_file(lab))
+        services.smtp(lab)
     assert mails(server, f"Daily report {day}") == []
     clear(server, api, DAG, run, task_ids=["send_mail"])
     wait(server, api, DAG, run, "success")
     assert sales(server, day) == expected_sales.sales(day, 2)
     assert len(mails(server, f"Daily report {day}")) == 1
+
+
+# The first sale online never arrives in a staging table.
+LOSE = """
+create function lose() returns trigger language plpgsql as $$ begin
+  return case when new.sale_id like '%-01' then null else new end;
+end $$;
+create function spoil() returns event_trigger language plpgsql as $$ declare made record; begin
+  for made in select object_identity from pg_event_trigger_ddl_commands() where object_identity like '%.staging_%' loop
+    execute format('create trigger lose before insert on %s for each row execute function lose()',
+                   made.object_identity);
+  end loop;
+end $$;
+create event trigger spoil on ddl_command_end when tag in ('CREATE TABLE') execute function spoil();
+"""
+
+
+def test_rows_that_the_warehouse_loses_stop_the_run_before_the_day_is_touched(server, api):
+    day = like(2, 51)
+    database.deliver(server.lab, BUCKET, day)
+    psql = "runuser -u postgres -- psql -qd warehouse"
+    server.run(psql, stdin=LOSE)
+    try:
+        run = start(server, api, DAG, day)
+        wait(server, api, DAG, run, "failed")
+    finally:
+        server.run(psql, stdin="drop event trigger spoil; drop function spoil; drop function lose cascade")
+    assert failed(server, api, run)["load.check_rows"] == 1
+    log_says(server, run, "load.check_rows", "all_rows_arrived")
+    assert sales(server, day) == [] and mails(server, f"Daily report {day}") == []
+    clear(server, api, DAG, run, only_failed=True)
+    wait(server, api, DAG, run, "success")
+    assert sales(server, day) == expected_sales.sales(day, 2)
 
 
 @pytest.mark.parametrize(("answer", "sent", "last"), [("Approve", 1, 45), ("Reject", 0, 48)])

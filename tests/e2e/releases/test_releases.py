@@ -128,6 +128,32 @@ def test_a_restart_waits_for_the_last_ones_tasks_and_counts_them(loaded):
     assert run.failed_requests == {} and run.lost() == []
 
 
+def test_a_restart_ends_what_runs_longer_than_its_deadline(loaded):
+    server = loaded
+    folder = "/run/systemd/system/airflow-scheduler@.service.d"
+    server.run(f"mkdir -p {folder} && printf '[Service]\\nTimeoutStopSec=15\\n' > {folder}/deadline.conf")
+    server.run("systemctl daemon-reload")
+    try:
+        with Load(server, every=1000) as run, run.held() as held:
+            old = server.unit("scheduler")
+            server.run("airflow-restart scheduler")
+            result = f"systemctl show -p ActiveState -p Result --value {old}"
+            wait_until(lambda: "deactivating" not in server.run(result), 60, "the old scheduler does not end")
+            assert server.run(result).split() == ["timeout", "failed"]
+            # The new one schedules, and what was ended is no longer there.
+            task = f"SELECT pid FROM task_instance WHERE run_id = '{held}' AND task_id = 'hold'"
+            server.run(f"! test -e /proc/{server.sql(task)}")
+            before = len(run.delays())
+            wait_until(lambda: len(run.delays()) > before + 3, 60, "nobody schedules")
+            failed = {"state": "failed"}
+            answer = server.logged_in.patch(f"{server.url}/api/v2/dags/holders/dagRuns/{held}", json=failed)
+            assert answer.status_code == 200, answer.text
+    finally:
+        server.run(f"rm -r {folder}; systemctl daemon-reload; systemctl reset-failed")
+    run.wait()
+    assert run.failed_requests == {}
+
+
 def test_where_memory_is_short_one_stops_before_the_other_starts(loaded):
     server = loaded
     unit = server.unit("api-server")
