@@ -53,7 +53,7 @@ class Credentials:
 
 
 def _guarded(action: Any, *arguments: Any) -> None:
-    """One sick machine must not take the others along; the log tells of it."""
+    """What fails now must not take the rest along: the log tells of it, and the next turn tries again."""
     try:
         action(*arguments)
     except Exception:
@@ -167,7 +167,7 @@ def main() -> None:
     api.serve(lab.gateway, AWS_PORT, certificate)
     print("serving", flush=True)
     while True:
-        hypervisor.tend()
+        _guarded(hypervisor.tend)
         time.sleep(0.3)
 
 

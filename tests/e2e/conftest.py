@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from ipaddress import IPv4Network
@@ -191,19 +192,21 @@ def browser() -> Iterator[Browser]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Keep the journal of every machine that a failed test used."""
+    """Keep what the machines of a failed test and the services of their lab said."""
     report = yield
     if report.failed:
         for value in getattr(item, "funcargs", {}).values():
             if isinstance(value, Server):
-                keep_journal(value, f"{item.name}-{value.stack}.journal")
+                keep_logs(value, item.name)
     return report
 
 
-def keep_journal(server: Server, name: str) -> None:
-    """Keep what a machine's journal says, or why it cannot be had: the test's own failure shall be seen beside it."""
+def keep_logs(server: Server, name: str) -> None:
+    """Keep a machine's journal and the lab's logs; what is not to be had must not hide the test's own failure."""
     try:
         journal = server.run("journalctl --no-pager -b -n 3000", check=False)
     except Exception as problem:
         journal = f"no journal: {problem!r}"
-    (server.artefacts / name).write_text(journal)
+    (server.artefacts / f"{name}-{server.stack}.journal").write_text(journal)
+    for log in server.lab.state.glob("*/process.log"):
+        shutil.copy(log, server.artefacts / f"{name}-{log.parent.name}.log")
