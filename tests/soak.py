@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +20,7 @@ from lab.settings import Lab
 from tests.e2e import load
 from tests.e2e.conftest import Place
 from tests.e2e.load import Load
-from tests.e2e.updates import begin, live, whole
+from tests.e2e.updates import begin, killed, live, whole
 from tests.server import ROOT
 
 FOLDER = ROOT / "build" / "trials"
@@ -70,12 +70,10 @@ def updates() -> None:
                 process = begin(server, source)
                 time.sleep(seconds)
                 was_running = process.poll() is None
-                if was_running:
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-                broken += not whole(server)
-                server.play(*ship)
-                healed += server.play(*ship).changed == 0
+                with killed(process) if was_running else contextlib.nullcontext():
+                    broken += not whole(server)
+                    server.play(*ship)
+                    healed += server.play(*ship).changed == 0
                 print(f"{number:>3} killed after {seconds:.1f} s: {was_running}; live: {live(server)}", flush=True)
         run.wait()
         print(f"updates_killed {KILLS}\nupdates_broken {broken}\nupdates_healed {healed}\ntasks_lost {len(run.lost())}")

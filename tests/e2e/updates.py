@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
+
+import psutil
 
 from tests.server import wait_until
 
@@ -74,6 +79,20 @@ def deaf(server, source=None):
         yield "pgrep -f airstrip.liv[e].wait"
     finally:
         server.run(f"rm {folder}/deaf.conf && systemctl daemon-reload && systemctl restart airflow-dag-processor")
+
+
+@contextlib.contextmanager
+def killed(process: subprocess.Popen) -> Iterator[None]:
+    """Kill a playbook. Its workers, which have sessions of their own, outlive it until the end of the block."""
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    try:
+        yield
+    finally:
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
 
 
 def wait_for_step(server, process: subprocess.Popen, sign: str) -> None:

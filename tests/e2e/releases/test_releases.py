@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import re
-import signal
 import subprocess
 import time
 
@@ -13,7 +12,7 @@ import pytest
 
 from tests.e2e import load
 from tests.e2e.load import Load
-from tests.e2e.updates import DAG, TWO_AT_THE_LOCK, begin, deaf, live, locked, slow, wait_for_step, whole
+from tests.e2e.updates import DAG, TWO_AT_THE_LOCK, begin, deaf, killed, live, locked, slow, wait_for_step, whole
 from tests.server import ROOT, Play, Server, wait_until
 
 BAD = {
@@ -264,15 +263,15 @@ def test_a_full_disk_leaves_the_old_release_live(server, ship):
 @pytest.mark.parametrize("step", [locked, slow, deaf], ids=["before the lock", "examining", "going live"])
 def test_a_killed_update_harms_nothing_and_the_next_one_heals(loaded, source, ship, step):
     server = loaded
-    with step(server, source) as sign:
-        process = begin(server, source)
-        wait_for_step(server, process, sign)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert whole(server)
-    healed = ship()
-    assert re.search(r"\S+ is live", healed.words) and whole(server)
-    assert ship().changed == 0
+    with contextlib.ExitStack() as outliving:
+        with step(server, source) as sign:
+            process = begin(server, source)
+            wait_for_step(server, process, sign)
+            outliving.enter_context(killed(process))
+            assert whole(server)
+        healed = ship()
+        assert re.search(r"\S+ is live", healed.words) and whole(server)
+        assert ship().changed == 0
     dags = server.logged_in.get(f"{server.url}/api/v2/dags").json()["dags"]
     assert {dag["bundle_version"] for dag in dags} == {live(server)}
 
