@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from airflow.dag_processing.manager import DagFileInfo, DagFileProcessorManager
 from airflow.exceptions import AirflowException
 from airflow.executors.local_executor import LocalExecutor
 from airflow.utils.net import get_hostname
 from airflow.utils.state import TaskInstanceState
 
-from airstrip import executor, gate, live, releases
+from airstrip import dag_processor, executor, gate, live, releases
 from airstrip.bundle import ReleaseBundle
 
 DAG = """
@@ -247,3 +249,24 @@ def test_live_asks_again_for_a_file_that_was_read_too_early(tmp_path):
 def test_the_manifest_tells_the_live_release(root):
     assert releases.live(root) == "r2"
     assert releases.manifest(root, "r1")["dags"] == {"moved": "dags/r1.py"}
+
+
+def test_a_file_is_read_at_its_interval_again_after_the_callback_of_a_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(DagFileProcessorManager, "handle_parsing_result", DagFileProcessorManager.handle_parsing_result)
+    dag_processor.forget_callbacks()
+    manager = DagFileProcessorManager(max_runs=-1)
+    (tmp_path / "a.py").touch()
+    scanned = DagFileInfo(rel_path=Path("a.py"), bundle_name="airstrip", bundle_path=tmp_path)
+    called = replace(scanned, bundle_version="r1")
+
+    def end(file, result, had_callbacks):
+        process = SimpleNamespace(parsing_result=result, had_callbacks=had_callbacks, start_time=time.monotonic())
+        manager.handle_parsing_result(file, process, session=None)
+
+    monkeypatch.setattr(DagFileProcessorManager, "persist_parsing_result", lambda self, **_: None)
+    manager._bundle_versions = {"airstrip": "r1"}
+    end(scanned, SimpleNamespace(serialized_dags=[], import_errors={}, warnings=[]), False)
+    end(called, None, True)
+    manager._file_queue.clear()
+    manager.prepare_file_queue({"airstrip": {scanned}})
+    assert list(manager._file_queue) == []
