@@ -23,7 +23,7 @@ def group(node: str) -> str:
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """Begin the longest groups first, so that the lanes end together."""
+    """Begin the groups in the order of the table, whose longest come first so that the lanes end together."""
     order = list(budgets())
     items.sort(key=lambda item: order.index(group(item.nodeid)))
 

@@ -55,28 +55,30 @@ def updates() -> None:
     FOLDER.mkdir(parents=True)
     moments = random.Random(1)
     commands.down(lab)
-    commands.up(lab)
     try:
+        commands.up(lab)
         place = Place()
         place.lab = lab
         server = place.deployed("debian13")
         source = load.source(FOLDER / "source")
         ship = ["update.yml", "-e", f"release_source={source}"]
         server.play(*ship)
-        broken = healed = 0
+        kills = broken = healed = 0
         with Load(server, every=10) as run:
             for number in range(1, KILLS + 1):
                 seconds = moments.uniform(0.5, LONGEST_SECONDS)
                 process = begin(server, source)
                 time.sleep(seconds)
                 was_running = process.poll() is None
+                kills += was_running
                 with killed(process) if was_running else contextlib.nullcontext():
                     broken += not whole(server)
                     server.play(*ship)
                     healed += server.play(*ship).changed == 0
                 print(f"{number:>3} killed after {seconds:.1f} s: {was_running}; live: {live(server)}", flush=True)
         run.wait()
-        print(f"updates_killed {KILLS}\nupdates_broken {broken}\nupdates_healed {healed}\ntasks_lost {len(run.lost())}")
+        print(f"updates_killed {kills} of {KILLS}\nupdates_broken {broken}\nupdates_healed {healed} of {KILLS}")
+        print(f"tasks_lost {len(run.lost())}")
     finally:
         commands.down(lab)
 
@@ -95,8 +97,17 @@ def mutants() -> None:
             "distributor": {"name": "local"},
         }
         (tree / "soak.toml").write_text(toml(settings))
-        environment = {**os.environ, "PYTHONPATH": mutated.imports, "PYTHONDONTWRITEBYTECODE": "1"}
-        for command in (["init", "soak.toml", "soak.sqlite"], ["exec", "soak.toml", "soak.sqlite"]):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": ":".join(str(tree / path) for path in mutated.imports.split(":")),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        # First without a change: tests that fail anyway would see every one.
+        for command in (
+            ["init", "soak.toml", "soak.sqlite"],
+            ["baseline", "soak.toml"],
+            ["exec", "soak.toml", "soak.sqlite"],
+        ):
             subprocess.run(["cosmic-ray", *command], cwd=tree, env=environment, check=True)
         dump = subprocess.run(
             ["cosmic-ray", "dump", "soak.sqlite"], cwd=tree, text=True, capture_output=True, check=True

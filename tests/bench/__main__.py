@@ -47,8 +47,8 @@ def on_a_server(names: list[str]) -> None:
     """Measure the groups on a machine of their own."""
     lab = Lab("stripbnch", IPv4Network("10.203.2.0/24"))
     commands.down(lab)
-    commands.up(lab)
     try:
+        commands.up(lab)
         server = Server(lab, "airstrip")
         server.play("provision.yml")
         if names[0] != "install":

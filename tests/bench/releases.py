@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.bench.installation import seconds
 from tests.bench.stock import Stock, run_seconds
 from tests.e2e import load
 from tests.e2e.load import Load
@@ -43,8 +44,8 @@ def releases(server: Server) -> dict[str, list[float]]:
         write(source, "one", f"v{number}")
         for name, value in ship(server, source).items():
             figures.setdefault(f"update_{name}_s", []).append(value)
-        figures.setdefault("update_noop_s", []).append(elapsed(lambda: ship(server, source)))
-        figures.setdefault("rollback_s", []).append(until_noted(server, lambda: server.play("rollback.yml")))
+        figures.setdefault("update_noop_s", []).append(seconds(lambda: ship(server, source)))
+        figures.setdefault("rollback_s", []).append(seconds(lambda: server.play("rollback.yml")))
     for number in range(200):
         write(source, f"many{number}", "v")
     ship(server, source)
@@ -55,9 +56,11 @@ def releases(server: Server) -> dict[str, list[float]]:
     for number in range(200):
         (source / "dags" / f"many{number}.py").unlink()
     ship(server, source)
+    began = server.run("date '+%F %T'").strip()
     for _ in range(10):
         run_seconds(server, "one")
-    times = server.run("journalctl -u 'airflow-scheduler@*' -o cat --since -10min | grep -o 'bundle_prepare_ms=[0-9]*'")
+    journal = f"journalctl -u 'airflow-scheduler@*' -o cat --since '{began}'"
+    times = server.run(f"{journal} | grep -o 'bundle_prepare_ms=[0-9]*'")
     figures["bundle_prepare_ms"] = [float(word) for word in re.findall(r"=(\d+)", times)]
     stock = Stock(server)
     stock.install()
@@ -94,6 +97,7 @@ def loaded(server: Server, restart: Callable[[], object]) -> dict[str, list[floa
         for _ in range(ROUNDS):
             began = time.monotonic()
             restart()
+            server.wait_until_healthy()
             # Both sides at the same pace.
             time.sleep(max(0, PACE_SECONDS - (time.monotonic() - began)))
     run.wait(1800)
@@ -107,11 +111,9 @@ def loaded(server: Server, restart: Callable[[], object]) -> dict[str, list[floa
 
 
 def rsync_seconds(stock: Stock, source: Path, tag: str) -> float:
-    """Seconds until a change is live that rsync brings, a minute after it was made as in a checkout of CI."""
+    """Seconds until a change is live that rsync brings, from the start of rsync itself."""
     write(source, "one", tag)
-    time.sleep(60)
-    start = time.monotonic()
-    stock.rsync(source)
+    start = stock.rsync(source)
     query = f"SELECT count(*) FROM dag_tag WHERE name = '{tag}'"
     wait_until(lambda: stock.sql(query) == "1", 300, f"{tag} is not live")
     return time.monotonic() - start
@@ -150,9 +152,3 @@ def fresh() -> Path:
     shutil.copytree(ROOT / "etl", source / "etl")
     write(source, "one", "v")
     return source
-
-
-def elapsed(action: Callable[[], object]) -> float:
-    start = time.monotonic()
-    action()
-    return time.monotonic() - start

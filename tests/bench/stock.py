@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+import time
 from pathlib import Path
 
 import requests
@@ -82,15 +83,18 @@ class Stock(Server):
         """Restart everything as its users do."""
         self.run(f"systemctl restart {UNITS}")
 
-    def rsync(self, source: Path) -> None:
-        """`rsync -a` into its folder of DAGs: by way of a folder of the host, as the lab has one network."""
+    def rsync(self, source: Path) -> float:
+        """`rsync -a` from a folder of the host into its folder of DAGs; return when it began, of a monotonic clock."""
         pack = subprocess.run(["tar", "-C", source / "dags", "-c", "."], capture_output=True, check=True)
         etl = subprocess.run(["tar", "-C", source, "-c", "etl"], capture_output=True, check=True)
         unpack = "rm -rf /srv/incoming; mkdir -p /srv/incoming; tar -C /srv/incoming -x"
         for content, command in ((pack, unpack), (etl, "tar -C /srv/incoming -x")):
             receive = [*commands.ssh(self.lab, self.stack), "sudo", "bash", "-c", f"'{command}'"]
             subprocess.run(receive, input=content.stdout, check=True)
-        self.run(f"echo etl/ > /srv/incoming/.airflowignore; rsync -a --delete /srv/incoming/ {HOME}/dags/")
+        self.run("echo etl/ > /srv/incoming/.airflowignore")
+        began = time.monotonic()
+        self.run(f"rsync -a --delete /srv/incoming/ {HOME}/dags/")
+        return began
 
     def wait_for_dag(self, dag: str) -> None:
         """Wait until it knows a DAG."""

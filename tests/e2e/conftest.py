@@ -37,7 +37,8 @@ class Place:
     def __init__(self) -> None:
         self.lab: Lab | None = None
         self.held = contextlib.ExitStack()
-        self.servers: dict[str, Server] = {}
+        self.servers: list[Server] = []
+        self._deployed: dict[str, Server] = {}
 
     def enter(self, group: str) -> Lab:
         """Open the lab of a group, with nothing in it, and leave that of another."""
@@ -46,10 +47,10 @@ class Place:
         if self.lab != lab:
             self.leave()
             self.held.enter_context(only_here(lab))
+            self.lab = lab
             if not KEEP_LAB:
                 commands.down(lab)
             commands.up(lab)
-            self.lab = lab
         return lab
 
     def leave(self) -> None:
@@ -57,18 +58,26 @@ class Place:
         if self.lab and not KEEP_LAB:
             commands.down(self.lab)
         self.held.close()
-        self.lab, self.servers = None, {}
+        self.lab = None
+        self.servers.clear()
+        self._deployed.clear()
+
+    def server(self, stack: str, **settings: str) -> Server:
+        """A machine of the lab, which is yet to be made; its logs are kept where a test fails."""
+        server = Server(self.lab, stack, **settings)
+        self.servers.append(server)
+        return server
 
     def deployed(self, stack: str, **settings: str) -> Server:
         """A Debian 13 machine with everything on it, which starts from a host that was deployed to once."""
-        if stack not in self.servers:
-            server = Server(self.lab, stack, **settings)
+        if stack not in self._deployed:
+            server = self.server(stack, **settings)
             if not server.runs:
                 disk.start_from(self.lab, stack, kept_host(self.lab))
             server.play("provision.yml")
             server.play("site.yml")
-            self.servers[stack] = server
-        return self.servers[stack]
+            self._deployed[stack] = server
+        return self._deployed[stack]
 
 
 @pytest.fixture(scope="session")
@@ -173,11 +182,13 @@ def open_security_group(server) -> Iterator[None]:
     group = server.instance["SecurityGroups"][0]["GroupId"]
     anything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
     server.aws("ec2").authorize_security_group_ingress(GroupId=group, IpPermissions=anything)
-    server.run("systemd-run --quiet --unit=knocker python3 -m http.server 9")
-    wait_until(lambda: server.answers(9), 60, "the security group does not open")
-    server.run("systemctl stop knocker")
-    yield
-    server.aws("ec2").revoke_security_group_ingress(GroupId=group, IpPermissions=anything)
+    try:
+        server.run("systemd-run --quiet --unit=knocker python3 -m http.server 9")
+        wait_until(lambda: server.answers(9), 60, "the security group does not open")
+        server.run("systemctl stop knocker")
+        yield
+    finally:
+        server.aws("ec2").revoke_security_group_ingress(GroupId=group, IpPermissions=anything)
 
 
 @pytest.fixture(scope="module")
@@ -195,9 +206,10 @@ def pytest_runtest_makereport(item, call):
     """Keep what the machines of a failed test and the services of their lab said."""
     report = yield
     if report.failed:
-        for value in getattr(item, "funcargs", {}).values():
-            if isinstance(value, Server):
-                keep_logs(value, item.name)
+        # Of a machine whose deployment failed too.
+        place = getattr(item, "funcargs", {}).get("place")
+        for server in place.servers if place else ():
+            keep_logs(server, item.name)
     return report
 
 

@@ -12,9 +12,9 @@ def files(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "README", tmp_path / "README.md")
     figures.README.write_text("before\n<!-- make bench writes this table -->\nold\n<!-- end of the table -->\nafter\n")
 
-    def at(commit: str, date: str = "2026-11-01") -> None:
+    def at(commit: str, date: str = "2026-11-01 10:00:00") -> None:
         monkeypatch.setattr(figures, "commit", lambda: commit)
-        monkeypatch.setattr(figures, "today", lambda: date)
+        monkeypatch.setattr(figures, "now", lambda: date)
 
     at("aaa")
     return at
@@ -37,7 +37,7 @@ def test_what_misses_its_goal_or_its_control_is_named():
 
 def test_the_readme_has_one_table_and_marks_what_is_older(files):
     figures.record({"rollback_s": [2.9], "chain40_s": [19], "chain40_stock_s": [47.2]})
-    files("bbb", "2026-11-02")
+    files("bbb", "2026-11-01 11:00:00")
     figures.record({"rollback_s": [2.8]})
     figures.write_readme()
     figures.write_readme()
@@ -45,4 +45,4 @@ def test_the_readme_has_one_table_and_marks_what_is_older(files):
     assert text.startswith("before\n") and text.endswith("after\n") and "old\n" not in text
     assert "| `rollback.yml` | 2.8 s | 3 s |  |" in text
     assert "| a chain of 40 small tasks | 19 s (at `aaa`) | 20 s | 47.2 s |" in text
-    assert "on 2026-11-02 at commit `bbb`" in text and text.count("| goal |") == 1
+    assert "on 2026-11-01 at commit `bbb`" in text and text.count("| goal |") == 1

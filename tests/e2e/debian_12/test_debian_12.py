@@ -27,10 +27,10 @@ AGAIN = (
 
 
 @pytest.fixture(scope="module")
-def machine(lab) -> Server:
+def machine(lab, place) -> Server:
     """A Debian 12 machine with nothing on it, whose warehouse will be BigQuery."""
     services.bigquery(lab)
-    machine = Server(lab, "debian12", warehouse="bigquery", aws_debian_release="12")
+    machine = place.server("debian12", warehouse="bigquery", aws_debian_release="12")
     machine.play("provision.yml")
     return machine
 

@@ -57,7 +57,7 @@ DRIFTS = {
         "FAIL secrets readable by others: /etc/airflow/secrets/fernet_key",
     ),
     "a directory's owner": Drift(
-        "chown nobody /var/log/airflow", "/var/log/airflow", "stat -c %U /var/log/airflow", "root"
+        "chown nobody /var/log/airflow", "-# directory nobody", "stat -c %U /var/log/airflow", "root"
     ),
     "a stopped service": Drift(
         "systemctl stop airflow-dag-processor",
@@ -290,7 +290,7 @@ def test_nothing_starts_on_a_database_of_another_version(server):
         state = "systemctl show -p ActiveState -p SubState --value airflow-triggerer"
         wait_until(lambda: server.run(state).split() == ["activating", "start-pre"], 30, lambda: server.run(state))
         assert "FAIL  database" in server.play("check.yml", succeeds=False).output
-        assert server.run(state).split() == ["activating", "start-pre"]
+        assert server.run(state).split()[0] == "activating"
     finally:
         server.sql(f"UPDATE alembic_version SET version_num = '{version}'")
     wait_until(lambda: server.run(state).split() == ["active", "running"], 30, lambda: server.run(state))

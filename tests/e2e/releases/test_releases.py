@@ -95,7 +95,7 @@ def test_restarts_lose_nothing(loaded):
         for _ in range(3):
             said = server.run("airflow-restart")
             assert said.count("has taken over from") == 2
-        # What an operator without airflow-restart does waits longer, and loses nothing either.
+        # These two are restarted in place.
         server.run("systemctl restart airflow-triggerer airflow-dag-processor")
     run.wait()
     assert run.failed_requests == {} and run.lost() == [] and run.mixed() == []
@@ -364,3 +364,5 @@ def test_the_projects_own_code_is_live_again(server):
     server.play("site.yml")
     play = server.play("site.yml")
     assert play.changed == 0, play.changed_tasks
+    assert "load_dag.py" not in server.run("ls /srv/airflow/current/dags")
+    assert server.sql("SELECT is_stale FROM dag WHERE dag_id = 'sleepers'") == "t"
