@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from lab import instance as machines
 from lab import services
-from lab.instance import known, runs
 from lab.settings import BUCKET
 from lab.x_api.people import lab_people
+from tests.e2e import runs
 from tests.server import ROOT, Server, wait_until
 
 ROLE = "debian13-eu-central-1"
@@ -176,7 +177,7 @@ def test_a_port_is_closed_until_the_security_group_opens_it(server, machine):
 def test_a_stopped_instance_comes_back_with_its_address(server):
     ec2, identity, address = server.aws("ec2"), server.instance["InstanceId"], server.address
     ec2.stop_instances(InstanceIds=[identity])
-    wait_until(lambda: not runs(server.lab, identity), 120, "the machine does not stop")
+    wait_until(lambda: not machines.runs(server.lab, identity), 120, "the machine does not stop")
     with pytest.raises(OSError):
         socket.create_connection((address, 22), 2)
     assert server.play("provision.yml").changed == 1
@@ -191,11 +192,20 @@ def test_secrets_may_lie_in_parameter_store(server):
     name = "/airflow/connections/x_api"
     server.aws("ssm").put_parameter(Name=name, Type="SecureString", Value=json.dumps(connection))
     there = ["-e", json.dumps({"airflow_secrets_backend": "parameter-store", "airflow_connections": {}})]
-    server.play("site.yml", "--tags", "airflow", *there)
-    # The role may not read it yet.
-    assert "resolve_users" in server.play("run.yml", "-e", "dag=twitter", succeeds=False).output
-    server.play("provision.yml", *there)
-    server.play("run.yml", "-e", "dag=twitter")
+    api = server.logged_in
+    try:
+        server.play("site.yml", "--tags", "airflow", *there)
+        runs.unpause(server, api, "twitter")
+        # The role may not read it yet.
+        run = runs.start(server, api, "twitter", runs.TODAY - timedelta(days=5))
+        runs.wait(server, api, "twitter", run, "failed")
+        server.play("provision.yml", *there)
+        runs.clear(server, api, "twitter", run, only_failed=True)
+        runs.wait(server, api, "twitter", run, "success")
+    finally:
+        server.aws("ssm").delete_parameter(Name=name)
+        server.play("provision.yml")
+        server.play("site.yml", "--tags", "airflow")
 
 
 def test_the_end_of_an_installation_leaves_nothing(server, machine):
@@ -208,6 +218,6 @@ def test_the_end_of_an_installation_leaves_nothing(server, machine):
     machine.run("true")
     machine.play("destroy.yml", "-e", "confirm=other", "-e", "aws_destroy_data=true")
     assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == [BUCKET]
-    wait_until(lambda: identity not in known(machine.lab), 120, "the machine is still there")
+    wait_until(lambda: identity not in machines.known(machine.lab), 120, "the machine is still there")
     assert "no host" in machine.play("site.yml", succeeds=False).output
     assert machine.play("destroy.yml", "-e", "confirm=other").changed == 0
