@@ -45,7 +45,8 @@ def down(lab: Lab) -> None:
     for identity in machines.known(lab):
         machines.down(lab, identity)
     for pid_file in lab.state.rglob("*.pid"):
-        stop(pid_file)
+        # What they would still write is deleted next; the S3 store takes half a minute to end in order.
+        stop(pid_file, seconds=1)
     for socket in services.sockets(lab):
         socket.unlink(missing_ok=True)
     network.down(lab)

@@ -29,7 +29,7 @@ def process(pid_file: Path) -> psutil.Process | None:
     try:
         pid, started = pid_file.read_text().split()
         process = psutil.Process(int(pid))
-        if process.create_time() == float(started) and process.status() != psutil.STATUS_ZOMBIE:
+        if process.create_time() == float(started) and _lives(process):
             return process
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
         pass
@@ -56,18 +56,32 @@ def start(pid_file: Path, command: list[str], environment: dict[str, str] | None
 
 def stop(pid_file: Path, seconds: float = 60) -> None:
     """Stop a background process that `start` began, gently first."""
-    running = process(pid_file)
-    if running:
+    if running := process(pid_file):
         running.send_signal(signal.SIGTERM)
-        try:
-            running.wait(seconds)
-        except psutil.TimeoutExpired:
+        if not _end([running], seconds):
             family = [*running.children(recursive=True), running]
             for each in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.kill()
-            psutil.wait_procs(family, timeout=10)
+            _end(family, 10)
     pid_file.unlink(missing_ok=True)
+
+
+def _end(processes: list[psutil.Process], seconds: float) -> bool:
+    """Wait until processes have ended, and tell whether they have. Their parents may never ask for their remains."""
+    deadline = time.monotonic() + seconds
+    while any(_lives(each) for each in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextlib.contextmanager
