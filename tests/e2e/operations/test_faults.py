@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import subprocess
 import time
@@ -217,7 +218,7 @@ def test_the_doctor_notices_a_wrong_clock(server):
     said = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=True).stdout
     # YAML writes the apostrophe twice.
     said = " ".join(said.split()).replace("''", "'")
-    assert "FAIL clock 3600 s away from the controller's; fix: sudo systemctl restart chrony" in said
+    assert re.search(r"FAIL clock \d{4} s away from the controller's; fix: sudo systemctl restart chrony", said)
 
 
 def test_a_link_that_leads_nowhere_is_found_and_repaired(server):
