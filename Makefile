@@ -13,7 +13,7 @@ EXTRAS := $(basename $(wildcard roles/airflow/files/extras/*.in))
 # Airstrip's own package, which the lock file covers by its hash: the bytes are the same wherever it is built.
 OWN := roles/airflow/files/airstrip
 WHEEL := $(BIN)/uv build --quiet --offline --wheel --clear --out-dir build/wheels $(OWN)
-# A line for each test as it ends. A folder of tests stays in one lane; the longest are begun first.
+# A line for each test as it ends. A folder of tests stays in one lane; they are begun in the order of CONTRIBUTING.md.
 PYTEST := PYTHONUNBUFFERED=1 $(BIN)/pytest --verbose --durations=20
 LANES ?= 2
 UNIT := AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=. PYTHONUNBUFFERED=1 build/airflow/bin/pytest --verbose --durations=20 tests/unit \
