@@ -1,1 +1,1 @@
-"""`make bench`: what the design buys, measured beside stock Airflow on the same machine, in turns."""
+"""`make bench`: what the design buys, measured beside stock Airflow on the same machine in the same run."""
