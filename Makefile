@@ -68,17 +68,17 @@ e2e: setup build/bigquery/done ## Run the tests on machines of their own; one pa
 	$(PYTEST) $(IN_LANES) $(or $(ONLY:%=tests/e2e/%),tests/e2e)
 
 .PHONY: test
-test: setup build/airflow/done build/bigquery/done ## Run all tests
+test: setup ## Run all tests
 	@$(MAKE) --no-print-directory --jobs=2 all-lanes unit-alone
 
 # All in one go, so that no lane is idle while another works.
 .PHONY: all-lanes
-all-lanes:
+all-lanes: build/bigquery/done
 	$(PYTEST) $(IN_LANES) tests/lint tests/policy tests/aws tests/e2e
 
 # In Airflow's own virtualenv.
 .PHONY: unit-alone
-unit-alone:
+unit-alone: build/airflow/done
 	$(UNIT)
 
 .PHONY: bench
@@ -114,7 +114,7 @@ build/packages: Makefile
 .venv/done: build/packages requirements.txt roles/airflow/files/uv.txt
 	python3 -m venv --clear .venv
 	$(BIN)/pip install --quiet --require-hashes -r roles/airflow/files/uv.txt
-	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode requirements.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes requirements.txt
 	@touch $@
 
 build/airflow/done: .venv/done roles/airflow/files/requirements.txt tests/unit/requirements.txt $(wildcard $(OWN)/*/*.py)

@@ -54,6 +54,7 @@ import http.client  # noqa: E402 (Ansible wants the documentation first)
 import json  # noqa: E402
 import socket  # noqa: E402
 import ssl  # noqa: E402
+from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.findings import Sick, examine  # noqa: E402
@@ -118,14 +119,18 @@ class Doctor:
             raise Sick(f"open to everybody: {', '.join(open_paths)}", "run playbooks/site.yml --tags nginx")
         return "the tasks' interface is closed"
 
+    def answers(self, port: int) -> bool:
+        try:
+            socket.create_connection((self.address, port), timeout=2).close()
+        except OSError:
+            return False
+        return True
+
     def closed_ports(self) -> str:
-        found = []
-        for port in CLOSED_PORTS:
-            try:
-                socket.create_connection((self.address, port), timeout=2).close()
-                found.append(str(port))
-            except OSError:
-                continue
+        # A packet that is dropped answers nothing: each wait takes its two seconds, all at once.
+        with ThreadPoolExecutor(len(CLOSED_PORTS)) as pool:
+            answers = dict(zip(CLOSED_PORTS, pool.map(self.answers, CLOSED_PORTS), strict=True))
+        found = [str(port) for port, answer in answers.items() if answer]
         if found:
             raise Sick(
                 f"open to everybody: {', '.join(found)}", f"ss -lntp on the host, and close them: {found[0]} first"

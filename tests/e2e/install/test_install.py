@@ -7,18 +7,21 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import socket
 import ssl
+import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from lab import disk, services
-from lab.settings import BUCKET
+from lab.settings import BUCKET, Lab
 from lab.x_api.people import lab_people, posts
 from tests.e2e.conftest import keep, kept_name, one_at_a_time
-from tests.server import Server, wait_until
+from tests.server import ROOT, Server, wait_until
 
 COUNTS = ["like_count", "retweet_count"]
 # The users of the processes that have a secret in environment or command line, and the files that show it to everybody.
@@ -47,19 +50,59 @@ print(json.dumps({"processes": processes, "files": files}))
 
 
 @pytest.fixture(scope="module")
-def server(lab, place) -> Server:
-    """The Debian 13 machine, made on EC2 and deployed to from nothing; the other groups' machines start from it."""
-    server = place.server("debian13")
+def machine(lab, place) -> Server:
+    """The lab's machine, made on EC2 and deployed to from nothing; the other groups' machines start from it."""
+    machine = place.server("airstrip")
     with one_at_a_time() if not disk.kept(kept_name()) else contextlib.nullcontext():
-        server.play("provision.yml")
+        machine.play("provision.yml")
         # A look before the first change must work where nothing is installed yet.
-        server.play("site.yml", "--check", "--diff")
-        server.play("site.yml")
+        machine.play("site.yml", "--check", "--diff")
+        machine.play("site.yml")
         if not disk.kept(kept_name()):
-            keep(server)
-            server.play("provision.yml")
-            server.play("site.yml")
-    return server
+            keep(machine)
+    return machine
+
+
+def make(lab: Lab, target: str) -> str:
+    """Run make as a newcomer does, and return what it printed."""
+    # Not what the make that runs these tests tells its children.
+    ambient = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    environment = {**ambient, **lab.environment}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    result = subprocess.run(["make", target], cwd=ROOT, env=environment, text=True, check=False, **streams)
+    assert result.returncode == 0, result.stdout[-6000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def closing(lab, machine) -> str:
+    """The last words of `make lab`."""
+    said = make(lab, "lab")
+    return said[said.rindex("\nUI ") :]
+
+
+@pytest.fixture(scope="module")
+def server(machine, closing) -> Server:
+    """The machine of `make lab`."""
+    return machine
+
+
+def test_make_lab_ends_with_where_to_look_and_what_was_made(server, closing):
+    address = re.search(r"(?m)^UI +(https://\S+)/$", closing)[1]
+    assert address == server.url and server.session().get(f"{address}/api/v2/version").status_code == 200
+    assert re.search(r"(?m)^user +admin$", closing)
+    assert re.search(r"(?m)^password +make lab-ssh, then: sudo cat /etc/airflow/secrets/admin_password$", closing)
+    assert re.search(r"(?m)^posts +21 of \d{4}-\d\d-\d\d, bought for 0\.1[34] USD$", closing)
+    s3 = server.aws("s3")
+    keys = re.findall(r"(?m)^S3 key +s3://([^/]+)/(\S+posts\.csv)$", closing)
+    assert len(keys) == 3
+    for bucket, key in keys:
+        assert s3.head_object(Bucket=bucket, Key=key)["ContentLength"] > 0
+    bucket, key, folder = re.search(
+        r"(?m)^report +s3://([^/]+)/(\S+report\.txt); mails lie in (\S+)$", closing
+    ).groups()
+    report = s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+    assert all(f"  {line}" in closing for line in report.splitlines()) and len(list(Path(folder).iterdir())) == 1
 
 
 def test_second_run_changes_nothing(server):
@@ -72,8 +115,8 @@ def test_check_mode_agrees(server):
 
 
 def test_the_doctor_is_content(server):
-    play = server.play("check.yml")
-    assert play.output.count("- ok ") == 14 and "FAIL" not in play.output
+    said = make(server.lab, "lab-check")
+    assert said.count("- ok ") == 14 and "FAIL" not in said
 
 
 @pytest.mark.usefixtures("open_security_group")
@@ -100,8 +143,10 @@ def test_the_pipeline_lands_on_s3_and_a_second_run_gives_the_same_objects(server
     day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
     folder = f"curated/x/posts/dt={day:%Y-%m-%d}"
     contents = []
-    for _ in range(2):
-        server.play("run.yml", "-e", "dag=twitter")
+    # What `make lab` collected, and what a run after it leaves.
+    for command in ([], ["run.yml", "-e", "dag=twitter"]):
+        if command:
+            server.play(*command)
         listing = [entry["Key"] for entry in s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{folder}/")["Contents"]]
         contents.append({key: s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in listing})
     assert contents[0] == contents[1]
@@ -251,3 +296,13 @@ def test_ansible_says_no_secret(server):
     values["orders"] = services.orders_password(server.lab)
     logs = (server.artefacts / f"{server.stack}.log").read_text()
     assert [name for name, value in values.items() if value in logs] == []
+
+
+def test_make_lab_down_leaves_nothing(server):
+    lab = server.lab
+    make(lab, "lab-down")
+    assert not lab.state.exists() and not Path("/sys/class/net", lab.bridge).exists()
+    left = subprocess.run(["pgrep", "--full", f"{lab.state}/"], text=True, capture_output=True, check=False).stdout
+    assert left == ""
+    tables = subprocess.run(["nft", "list", "tables"], text=True, capture_output=True, check=True).stdout
+    assert f"airstrip_{lab.name}\n" not in tables

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import secrets
 import shutil
 import socket
@@ -18,7 +17,6 @@ from lab import instance as machines
 from lab import services
 from lab.settings import BUCKET
 from lab.x_api.people import lab_people
-from tests.e2e import runs
 from tests.server import ROOT, Server, wait_until
 
 ROLE = "debian13-eu-central-1"
@@ -184,28 +182,6 @@ def test_a_stopped_instance_comes_back_with_its_address(server):
     assert server.instance["PublicIpAddress"] == address
     server.wait_until_healthy()
     server.play("check.yml")
-
-
-def test_secrets_may_lie_in_parameter_store(server):
-    connection = {"conn_type": "http", "host": services.x_api_endpoint(server.lab),
-                  "password": services.x_bearer_token(server.lab)}  # fmt: skip
-    name = "/airflow/connections/x_api"
-    server.aws("ssm").put_parameter(Name=name, Type="SecureString", Value=json.dumps(connection))
-    there = ["-e", json.dumps({"airflow_secrets_backend": "parameter-store", "airflow_connections": {}})]
-    api = server.logged_in
-    try:
-        server.play("site.yml", "--tags", "airflow", *there)
-        runs.unpause(server, api, "twitter")
-        # The role may not read it yet.
-        run = runs.start(server, api, "twitter", runs.TODAY - timedelta(days=5))
-        runs.wait(server, api, "twitter", run, "failed")
-        server.play("provision.yml", *there)
-        runs.clear(server, api, "twitter", run, only_failed=True)
-        runs.wait(server, api, "twitter", run, "success")
-    finally:
-        server.aws("ssm").delete_parameter(Name=name)
-        server.play("provision.yml")
-        server.play("site.yml", "--tags", "airflow")
 
 
 def test_the_end_of_an_installation_leaves_nothing(server, machine):

@@ -37,7 +37,8 @@ with DAG("unknown", schedule=None):
 @pytest.fixture
 def loaded(server, ship) -> Server:
     """The server, with the DAGs of the load live."""
-    ship()
+    if "load_dag.py" not in server.run("ls /srv/airflow/current/dags").split():
+        ship()
     return server
 
 
@@ -69,30 +70,32 @@ def test_the_user_interface_names_the_release_and_leads_to_its_commit(server):
     assert (answer.status_code, answer.headers["Location"]) == (302, f"https://git.example.com/commit/{commit}")
 
 
-def test_ten_updates_and_two_rollbacks_lose_nothing(loaded, ship):
+def test_updates_and_a_rollback_lose_nothing(loaded, ship):
+    """As often as to see each change twice; `make soak NAME=updates` tries many."""
     server = loaded
     past = server.play("history.yml").output.count(" rollback ")
     with Load(server) as run:
-        for number in range(10):
+        for number in range(4):
             ship(mark=f"NUMBER = {number}\n")
-            if number in (4, 8):
+            if number == 2:
                 server.play("rollback.yml")
         run.start("sleepers", seconds=1)
     run.wait()
-    assert run.failed_requests == {} and run.requests["200"] > 300
-    assert run.lost() == [] and run.mixed() == [] and run.results() > 40
+    assert run.failed_requests == {} and run.requests["200"] > 100
+    assert run.lost() == [] and run.mixed() == [] and run.results() > 20
     query = f"SELECT DISTINCT bundle_version FROM dag_run r WHERE {run.mine} AND dag_id = 'walkers'"
     releases = set(server.sql(query).split())
-    assert len(releases) > 4, "the load ran on too few releases to show anything"
+    assert len(releases) > 2, "the load ran on too few releases to show anything"
     history = server.play("history.yml").output
-    assert len(re.findall(r" update \S+ by \S+: live in", " ".join(history.split()))) > 9
-    assert history.count(" rollback ") == past + 2
+    assert len(re.findall(r" update \S+ by \S+: live in", " ".join(history.split()))) > 3
+    assert history.count(" rollback ") == past + 1
 
 
 def test_restarts_lose_nothing(loaded):
     server = loaded
     with Load(server) as run:
-        for _ in range(3):
+        # There and back: each of a pair takes over once.
+        for _ in range(2):
             said = server.run("airflow-restart")
             assert said.count("has taken over from") == 2
         # These two are restarted in place.
