@@ -120,9 +120,8 @@ def test_it_makes_what_the_variables_say(account):
 def test_a_second_run_changes_nothing_even_with_a_newer_image(account):
     (before,) = instances(account)
     account.api.publish("debian-13-amd64-20261201-2290", "ami-0newer00000000000")
-    for flags in ([], ["--check", "--diff"]):
-        again = account.play("provision.yml", *flags)
-        assert again.changed == 0, again.changed_tasks
+    again = account.play("provision.yml")
+    assert again.changed == 0, again.changed_tasks
     assert [each["InstanceId"] for each in instances(account)] == [before["InstanceId"]]
 
 

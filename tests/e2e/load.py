@@ -52,7 +52,7 @@ class Load:
         self.api = self.server.logged_in
         self.began = self.server.sql("SELECT clock_timestamp()")
         self.threads = [threading.Thread(target=self._repeat, args=job, daemon=True) for job in (
-            (self._poll, 0.05), (self._beat, 0.5), (self._walk, self.every))]  # fmt: skip
+            (self._poll, 0.1), (self._beat, 0.5), (self._walk, self.every))]  # fmt: skip
         self.start("sleepers", seconds=self.seconds[0])
         for thread in self.threads:
             thread.start()

@@ -165,9 +165,7 @@ def test_a_port_is_closed_until_the_security_group_opens_it(server, machine):
     rule = {"IpProtocol": "tcp", "FromPort": 9999, "ToPort": 9999, "IpRanges": [{"CidrIp": source}]}
     server.aws("ec2").authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
     wait_until(lambda: machine.run(knock, check=False) == "", 20, "the security group does not open the port")
-    shown = server.play("provision.yml", "--check", "--diff")
-    assert "9999" in shown.output and shown.changed == 1
-    server.play("provision.yml")
+    assert server.play("provision.yml").changed_tasks == ["TASK [aws : Keep the security group]"]
     wait_until(lambda: "TimeoutError" in machine.run(knock, check=False), 20, "provision.yml did not close the port")
     server.run("systemctl stop listener")
 
@@ -181,14 +179,12 @@ def test_a_stopped_instance_comes_back_with_its_address(server):
     assert server.play("provision.yml").changed == 1
     assert server.instance["PublicIpAddress"] == address
     server.wait_until_healthy()
-    server.play("check.yml")
 
 
 def test_the_end_of_an_installation_leaves_nothing(server, machine):
     identity = machine.instance["InstanceId"]
     s3 = machine.aws("s3")
     s3.put_object(Bucket="airstrip-other", Key="curated/kept", Body=b"x")
-    assert "nothing was destroyed" in machine.play("destroy.yml", "-e", "confirm=debian13", succeeds=False).output
     refused = machine.play("destroy.yml", "-e", "confirm=other", succeeds=False)
     assert "aws_destroy_data=true" in refused.output and refused.changed == 0
     machine.run("true")
@@ -196,4 +192,3 @@ def test_the_end_of_an_installation_leaves_nothing(server, machine):
     assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == [BUCKET]
     wait_until(lambda: identity not in machines.known(machine.lab), 120, "the machine is still there")
     assert "no host" in machine.play("site.yml", succeeds=False).output
-    assert machine.play("destroy.yml", "-e", "confirm=other").changed == 0
