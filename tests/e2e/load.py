@@ -41,7 +41,7 @@ def git(folder: Path, *arguments: str) -> str:
 class Load:
     """While it is entered: a steady poll through nginx, a `pulse` twice a second, and `walkers` every few seconds."""
 
-    def __init__(self, server: Server, seconds: tuple[float, ...] = (1, 2, 4), every: float = 4) -> None:
+    def __init__(self, server: Server, seconds: tuple[float, ...] = (1, 2, 4), every: float = 6) -> None:
         self.server, self.seconds, self.every = server, seconds, every
         self.requests: Counter[str] = Counter()
         self.runs: list[str] = []

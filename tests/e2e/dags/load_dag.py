@@ -30,11 +30,11 @@ def nap(seconds: float) -> str:
 
 @dag(schedule=None, start_date=START, is_paused_upon_creation=False, max_active_tasks=100, params={"seconds": 3})
 def sleepers():
-    """Twenty mapped tasks, then one that comes late."""
+    """Eight mapped tasks, twice as many as run at once, then one that comes late."""
 
     @task
     def lengths(params=None) -> list[float]:
-        return [params["seconds"]] * 20
+        return [params["seconds"]] * 8
 
     @task
     def last(values) -> str:

@@ -302,6 +302,7 @@ def test_make_lab_down_leaves_nothing(server):
     lab = server.lab
     make(lab, "lab-down")
     assert not lab.state.exists() and not Path("/sys/class/net", lab.bridge).exists()
+    assert f"{lab.state}/" not in Path("/proc/self/mounts").read_text()
     left = subprocess.run(["pgrep", "--full", f"{lab.state}/"], text=True, capture_output=True, check=False).stdout
     assert left == ""
     tables = subprocess.run(["nft", "list", "tables"], text=True, capture_output=True, check=True).stdout

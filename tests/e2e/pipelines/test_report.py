@@ -73,13 +73,19 @@ def api(server):
     return server.logged_in
 
 
-def test_three_days_with_their_dirt_give_the_hand_checked_answer(server, api):
+@pytest.fixture(scope="module")
+def three_days(server, api) -> None:
+    """The three days are reported."""
     database.deliver(server.lab, BUCKET, *THREE_DAYS)
     # One after the other, so that each finds the day before it.
     days = f"--from-date {THREE_DAYS[0]} --to-date {THREE_DAYS[-1]} --max-active-runs 1"
     server.run(f"airflow backfill create --dag-id {DAG} {days} 2>&1")
     for day in THREE_DAYS:
         wait_for_mails(server, f"Daily report {day}", seconds=180)
+
+
+@pytest.mark.usefixtures("three_days")
+def test_three_days_with_their_dirt_give_the_hand_checked_answer(server):
     expected = [row for day in THREE_DAYS for row in expected_sales.sales(day, seed.turn(day))]
     assert sales(server, *THREE_DAYS) == expected
     for day in THREE_DAYS:
@@ -97,7 +103,8 @@ def test_three_days_with_their_dirt_give_the_hand_checked_answer(server, api):
         assert len(listed) == 1 + sum(sum(reasons.values()) for _, reasons in refused.values())
 
 
-def test_the_mail_is_what_lies_on_s3_and_its_pictures_are_seen(server, api, browser):
+@pytest.mark.usefixtures("three_days")
+def test_the_mail_is_what_lies_on_s3_and_its_pictures_are_seen(server, browser):
     day = THREE_DAYS[-1]
     (mail,) = mails(server, f"Daily report {day}")
     assert (mail["to"], mail["from"]) == ("management@lab", "airflow@lab")

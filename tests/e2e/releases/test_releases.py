@@ -249,7 +249,7 @@ def test_other_packages_come_without_a_loss_and_runs_keep_theirs(loaded, ship, t
     assert count == 1
     lock.write_text(less)
     old = server.run("readlink -f /opt/airflow/venv").strip()
-    with Load(server, every=8) as run:
+    with Load(server, every=20) as run:
         with run.held():
             play = ship("-e", f"airflow_requirements_file={lock}")
         run.start("holders", gate="/run")
