@@ -29,7 +29,7 @@ Restart=always
 ENVIRONMENT = """\
 HOME={home}
 AIRFLOW_HOME={home}
-PATH=/opt/airflow/venv/bin:/usr/bin:/bin
+PATH=/opt/airflow/venv/bin:/usr/sbin:/usr/bin
 SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=postgresql+psycopg2://stock:{password}@/stock?host=/run/postgresql
 AIRFLOW__CORE__LOAD_EXAMPLES=false
