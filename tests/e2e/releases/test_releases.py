@@ -71,7 +71,7 @@ def test_the_user_interface_names_the_release_and_leads_to_its_commit(server):
 
 
 def test_updates_and_a_rollback_lose_nothing(loaded, ship):
-    """As often as to see each change twice; `make soak NAME=updates` tries many."""
+    """A few, one of them back; `make soak NAME=updates` tries many."""
     server = loaded
     past = server.play("history.yml").output.count(" rollback ")
     with Load(server) as run:
