@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Network
 
 from lab import __main__ as commands
@@ -35,12 +37,20 @@ def main(names: list[str]) -> None:
     wanted = names or [*ALONE, *ON_A_SERVER]
     for name, group in ALONE.items():
         if name in wanted:
-            figures.record(group())
+            measure(name, group)
     if set(wanted) & set(ON_A_SERVER):
         on_a_server([name for name in ON_A_SERVER if name in wanted])
     figures.write_readme()
     print(figures.show())
     print("\n".join(["", "falls short:", *(figures.short() or ["nothing"])]))
+
+
+def measure(name: str, group: Callable[[], Samples]) -> None:
+    """Measure one group, record it, and say how long it took."""
+    print(f"bench: {name}", flush=True)
+    began = time.monotonic()
+    figures.record(group())
+    print(f"bench: {name} took {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
 
 
 def on_a_server(names: list[str]) -> None:
@@ -54,8 +64,7 @@ def on_a_server(names: list[str]) -> None:
         if names[0] != "install":
             server.play("site.yml")
         for name in names:
-            print(f"bench: {name}", flush=True)
-            figures.record(ON_A_SERVER[name](server))
+            measure(name, partial(ON_A_SERVER[name], server))
     finally:
         commands.down(lab)
 

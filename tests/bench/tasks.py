@@ -9,7 +9,7 @@ from tests.bench.releases import empty, ship
 from tests.bench.stock import Stock, run_seconds
 from tests.server import Server
 
-TURNS = 3
+TURNS = 2
 DAGS = '''"""Forty tasks in a chain, and a hundred side by side."""
 
 import pendulum
