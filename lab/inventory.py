@@ -50,6 +50,8 @@ def write(lab: Lab, stack: str = "airstrip", warehouse: str | None = None, **set
             "report_recipients": "management@lab",
         },
         "airflow_pools": {"x_api": 2},
+        # The machine has the memory of its type, and says that it has the controller's.
+        "airflow_task_memory": 600,
         "airflow_connections": {
             "x_api": {
                 "conn_type": "http",

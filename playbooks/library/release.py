@@ -232,8 +232,7 @@ class Step:
         with self.timed("gate"), self.working():
             unit = [
                 "systemd-run", "--quiet", "--wait", "--collect", "--pipe", "--unit=airflow-dag-processor@gate.service",
-                "--property=EnvironmentFile=/etc/airflow/secrets/tasks.env", "--property=RuntimeMaxSec=900",
-                "--setenv=_AIRFLOW_PROCESS_CONTEXT=server",
+                "--property=RuntimeMaxSec=900", "--setenv=_AIRFLOW_PROCESS_CONTEXT=server",
                 f"--setenv=AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT={self.given['import_seconds']}",
             ]  # fmt: skip
             python = f"{self.given['virtualenv']}/bin/python"
@@ -352,7 +351,7 @@ class Step:
         while True:
             sick = ["api_server"]
             with suppress(OSError, ValueError), urllib.request.urlopen(HEALTH, timeout=5) as answer:
-                wanted = {name.replace("-", "_") for name in self.given["components"]} - {"api_server"}
+                wanted = {name.replace("-", "_") for name in self.given["components"]} - {"api_server", "runner"}
                 states = json.load(answer)
                 sick = [name for name in wanted if (states.get(name) or {}).get("status") != "healthy"]
             if not sick:

@@ -1,7 +1,8 @@
 """Stock Airflow on the same machine: its LocalExecutor, its server, its auth manager, its defaults, systemd's defaults.
 
 What it shares with ours: the packages, PostgreSQL, nginx, and the machine. What is set: the database's address, the
-folder of DAGs, no examples, and that everybody may log in.
+folder of DAGs, no examples, that everybody may log in, and how many tasks run at once, for its own 32 fill the memory
+of the machine and never end.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ PATH=/opt/airflow/venv/bin:/usr/sbin:/usr/bin
 SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=postgresql+psycopg2://stock:{password}@/stock?host=/run/postgresql
 AIRFLOW__CORE__LOAD_EXAMPLES=false
+AIRFLOW__CORE__PARALLELISM={parallelism}
 AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS=true
 """
 
@@ -49,8 +51,10 @@ class Stock(Server):
         if self.run("systemctl cat stock-scheduler || true"):
             return
         password = secrets.token_hex(16)
+        parallelism = self.run("sed -n 's/^parallelism = //p' /etc/airflow/airflow.cfg").strip()
+        environment = ENVIRONMENT.format(home=HOME, password=password, parallelism=parallelism)
         self.run(f"useradd --create-home --home-dir {HOME} stock && mkdir {HOME}/dags && chmod 755 {HOME}")
-        self.run(f"tee {HOME}/environment > /dev/null", stdin=ENVIRONMENT.format(home=HOME, password=password))
+        self.run(f"tee {HOME}/environment > /dev/null", stdin=environment)
         as_postgres = "runuser -u postgres --"
         self.run(f"{as_postgres} createuser stock; {as_postgres} createdb --owner=stock stock")
         self.run(f"{as_postgres} psql -q", stdin=f"ALTER ROLE stock PASSWORD '{password}'")

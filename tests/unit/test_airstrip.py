@@ -1,10 +1,9 @@
-"""The package that Airflow gets beside its own: releases as a bundle, the handing over of tasks, the examination."""
+"""The package that Airflow gets beside its own: releases as a bundle, the examination, the DAG processor."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -14,11 +13,8 @@ from types import SimpleNamespace
 import pytest
 from airflow.dag_processing.manager import DagFileInfo, DagFileProcessorManager
 from airflow.exceptions import AirflowException
-from airflow.executors.local_executor import LocalExecutor
-from airflow.utils.net import get_hostname
-from airflow.utils.state import TaskInstanceState
 
-from airstrip import dag_processor, executor, gate, live, releases
+from airstrip import dag_processor, gate, live, releases
 from airstrip.bundle import ReleaseBundle
 
 DAG = """
@@ -76,84 +72,6 @@ def test_without_a_first_release_there_is_no_version(tmp_path):
     empty = bundle(tmp_path)
     empty.initialize()
     assert empty.get_current_version() is None and not empty.path.exists()
-
-
-def workload(root, version="r1"):
-    from airflow.executors.workloads import ExecuteTask
-
-    return ExecuteTask.model_construct(
-        ti=SimpleNamespace(dag_id="moved"),
-        dag_rel_path=Path("dags/r2.py"),
-        bundle_info=SimpleNamespace(name="airstrip", version=version),
-    )
-
-
-def test_a_task_finds_its_dag_where_its_release_has_it(root, monkeypatch):
-    monkeypatch.setattr(executor, "_run_here", lambda workload, **_: workload.dag_rel_path)
-    assert executor.run_workload(root, workload(root)) == Path("dags/r1.py")
-    assert executor.run_workload(root, workload(root, "pruned")) == Path("dags/r2.py")
-    assert executor.run_workload(None, workload(root)) == Path("dags/r2.py")
-
-
-def test_a_task_runs_in_the_virtualenv_of_its_release(root, tmp_path, monkeypatch):
-    python = tmp_path / "other" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.touch()
-    manifest = {"dags": {}, "virtualenv": str(tmp_path / "other")}
-    (root / "releases" / "r1" / "release.json").write_text(json.dumps(manifest))
-    called = {}
-
-    def run(command, **options):
-        called.update(options, command=command)
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(executor.subprocess, "run", run)
-    task = workload(root)
-    monkeypatch.setattr(type(task), "model_dump_json", lambda _: "the workload")
-    executor.run_workload(root, task)
-    assert called["command"][0] == python and called["input"] == "the workload"
-    assert called["env"]["PATH"].startswith(f"{tmp_path}/other/bin:")
-
-
-def instance(**values):
-    return SimpleNamespace(state=TaskInstanceState.RUNNING, hostname=get_hostname(), **values)
-
-
-def test_a_task_that_goes_on_waits_until_the_end_of_its_first_process_is_noted(monkeypatch):
-    handed: list[str] = []
-    monkeypatch.setattr(LocalExecutor, "_process_workloads", lambda _, workloads: handed.extend(workloads))
-    subject = executor.HandoverExecutor(parallelism=2)
-    first, again, other = (SimpleNamespace(key=key) for key in ("a", "a", "b"))
-    subject._process_workloads([first])
-    subject.change_state("a", TaskInstanceState.RUNNING)
-    subject._process_workloads([again, other])
-    assert handed == [first, other]
-    subject.change_state("a", TaskInstanceState.SUCCESS)
-    subject._process_workloads([again])
-    assert handed == [first, other, again]
-
-
-def test_only_a_task_without_a_process_is_tried_again():
-    process = subprocess.Popen(["sleep", "60"], executable="/bin/sleep")
-    named = subprocess.Popen(["airflow worker", "60"], executable="/bin/sleep")
-    try:
-        # A program has no command line for a moment after it was started.
-        while not (executor.command_line(named.pid) and executor.command_line(process.pid)):
-            time.sleep(0.01)
-        running = instance(pid=named.pid)
-        elsewhere = SimpleNamespace(state=TaskInstanceState.RUNNING, hostname="another", pid=1)
-        queued = SimpleNamespace(state=TaskInstanceState.QUEUED, hostname="", pid=None)
-        reused = instance(pid=process.pid)
-        adopt = executor.HandoverExecutor.try_adopt_task_instances
-        assert adopt(None, [running, elsewhere, queued, reused]) == [queued, reused]
-        named.kill()
-        os.waitid(os.P_PID, named.pid, os.WEXITED | os.WNOWAIT)
-        assert adopt(None, [running]) == [running], "a process that ended and was not reaped is none"
-    finally:
-        process.kill()
-        named.kill()
-        process.wait()
-        named.wait()
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_second_run_changes_nothing(server):
 
 
 def test_units_are_sandboxed_and_the_dag_reads_its_token_from_parameter_store(server):
-    server.run("systemd-analyze security --no-pager --threshold=18 airflow-scheduler@a.service")
+    server.run("systemd-analyze security --no-pager --threshold=18 airflow-runner@a.service")
     assert server.run("grep -c AIRFLOW_CONN_ /etc/airflow/secrets/tasks.env") != "0\n"
     server.run("! grep -q X_API /etc/airflow/secrets/tasks.env")
     server.play("run.yml", "-e", "dag=twitter")

@@ -168,7 +168,7 @@ def test_operators_type_what_they_know(server):
     assert "twitter" in server.run("airflow dags list 2>/dev/null")
     units = server.run("systemctl list-units --plain --no-legend 'airflow-*' | awk '{print $1, $3}'").split("\n")
     names = [f"airflow-{name}.service" for name in ("dag-processor", "triggerer", "webserver")]
-    for unit in (*names, server.unit("api-server"), server.unit("scheduler")):
+    for unit in (*names, server.unit("api-server"), server.unit("runner"), server.unit("scheduler")):
         assert f"{unit} active" in units
     main_process = f"systemctl show -p MainPID --value {server.unit('api-server')}"
     before = server.run(main_process)
@@ -180,7 +180,7 @@ def test_operators_type_what_they_know(server):
 
 
 def test_units_are_sandboxed(server):
-    limits = {"api-server@a": 1.4, "scheduler@a": 1.8, "dag-processor": 1.8, "triggerer": 1.8}
+    limits = {"api-server@a": 1.4, "runner@a": 1.8, "scheduler@a": 1.8, "dag-processor": 1.8, "triggerer": 1.8}
     limits = {f"airflow-{name}.service": limit for name, limit in limits.items()} | {"nginx.service": 2.7}
     for unit, limit in limits.items():
         text = server.run(f"systemd-analyze security --no-pager {unit} | tail -1")
@@ -199,12 +199,13 @@ def test_each_unit_has_its_own_secrets_and_nobody_else_has_any(server):
              "airflow-triggerer.service": {"database_url", "fernet_key"}}  # fmt: skip
     for unit, expected in given.items():
         assert set(server.run(f"ls /run/credentials/{unit}").split()) == expected, unit
+    server.run(f"! test -e /run/credentials/{server.unit('runner')}")
     # As the user of one component, the credentials of another are out of reach.
     server.run(f"! runuser -u airflow-dag-processor -- cat /run/credentials/{scheduler}/jwt_secret")
     server.run("! runuser -u nobody -- ls /etc/airflow/secrets")
     # Those of the tasks' connections are in the environment of the units that may use them, and of no other process.
     tasks = {"x_api": services.x_bearer_token(server.lab), "warehouse": values.pop("warehouse_password")}
-    allowed = {"airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"}
+    allowed = {"airflow-tasks", "airflow-dag-processor", "airflow-triggerer"}
     # Through standard input: a command line could be seen too.
     found = json.loads(server.run("python3 -", stdin=SEARCH % json.dumps({**values, **tasks})))
     assert set(found["processes"]) == set(tasks), found

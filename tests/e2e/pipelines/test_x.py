@@ -218,7 +218,7 @@ def test_the_log_of_a_task_is_shown(page, server, run):
 def test_a_bucket_that_is_not_there_fails_at_once_and_names_the_variable(server, api, x):
     def rename(old: str, new: str) -> None:
         server.run(f"sed -i '/AIRFLOW_VAR_X_BUCKET/s/{old}/{new}/' /etc/airflow/secrets/tasks.env")
-        server.run(f"grep -q 'AIRFLOW_VAR_X_BUCKET.*{new}' /etc/airflow/secrets/tasks.env && airflow-restart scheduler")
+        server.run(f"grep -q 'AIRFLOW_VAR_X_BUCKET.*{new}' /etc/airflow/secrets/tasks.env && airflow-restart runner")
 
     rename(BUCKET, "no-such-bucket")
     try:

@@ -97,7 +97,7 @@ def test_restarts_lose_nothing(loaded):
         # There and back: each of a pair takes over once.
         for _ in range(2):
             said = server.run("airflow-restart")
-            assert said.count("has taken over from") == 2
+            assert said.count("has taken over from") == 3
         # These two are restarted in place.
         server.run("systemctl restart airflow-triggerer airflow-dag-processor")
     run.wait()
@@ -115,14 +115,14 @@ def test_the_log_of_a_running_task_is_shown(loaded):
 
 def test_a_restart_waits_for_the_last_ones_tasks_and_counts_them(loaded):
     server = loaded
-    restart = [*server.ssh, "sudo", "airflow-restart", "scheduler"]
+    restart = [*server.ssh, "sudo", "airflow-restart", "runner"]
     with Load(server, every=1000) as run:
         with run.held():
-            server.run("airflow-restart scheduler")
+            server.run("airflow-restart runner")
             second = subprocess.Popen(restart, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             counted = second.stdout.readline()
         said, _ = second.communicate()
-    assert re.search(r"airflow-scheduler@[ab].service: .* [1-9]\d* still run \(it is ended in \d+ s\)", counted)
+    assert re.search(r"airflow-runner@[ab].service: .* [1-9]\d* still run \(it is ended in \d+ s\)", counted)
     assert second.returncode == 0 and "has taken over from" in said
     run.wait()
     assert run.failed_requests == {} and run.lost() == []
@@ -130,26 +130,21 @@ def test_a_restart_waits_for_the_last_ones_tasks_and_counts_them(loaded):
 
 def test_a_restart_ends_what_runs_longer_than_its_deadline(loaded):
     server = loaded
-    folder = "/run/systemd/system/airflow-scheduler@.service.d"
-    server.run(f"mkdir -p {folder} && printf '[Service]\\nTimeoutStopSec=15\\n' > {folder}/deadline.conf")
-    server.run("systemctl daemon-reload")
+    unit = "/etc/systemd/system/airflow-runner@.service"
+    deadline = "sed -i 's/--stop-seconds {}/--stop-seconds {}/' {} && systemctl daemon-reload && airflow-restart runner"
+    server.run(deadline.format(600, 10, unit))
     try:
         with Load(server, every=1000) as run, run.held() as held:
-            old = server.unit("scheduler")
-            server.run("airflow-restart scheduler")
-            result = f"systemctl show -p ActiveState -p Result --value {old}"
-            wait_until(lambda: "deactivating" not in server.run(result), 60, "the old scheduler does not end")
-            assert server.run(result).split() == ["timeout", "failed"]
-            # The new one schedules, and what was ended is no longer there.
-            task = f"SELECT pid FROM task_instance WHERE run_id = '{held}' AND task_id = 'hold'"
-            server.run(f"! test -e /proc/{server.sql(task)}")
-            before = len(run.delays())
-            wait_until(lambda: len(run.delays()) > before + 3, 60, "nobody schedules")
-            failed = {"state": "failed"}
-            answer = server.logged_in.patch(f"{server.url}/api/v2/dags/holders/dagRuns/{held}", json=failed)
-            assert answer.status_code == 200, answer.text
+            old = server.unit("runner")
+            server.run("airflow-restart runner")
+            state = f"systemctl show -p ActiveState --value {old}"
+            wait_until(lambda: server.run(state).strip() == "inactive", 60, "the old runner does not end")
+            # What was ended is no longer there, and runs again beside the new one.
+            task = f"SELECT try_number FROM task_instance WHERE run_id = '{held}' AND task_id = 'hold'"
+            wait_until(lambda: server.sql(f"{task} AND state = 'running'") == "2", 60, "it does not run again")
+            assert server.run("pgrep -fc 'airflow supervisor'").strip() == "1"
     finally:
-        server.run(f"rm -r {folder}; systemctl daemon-reload; systemctl reset-failed")
+        server.run(deadline.format(10, 600, unit))
     run.wait()
     assert run.failed_requests == {}
 

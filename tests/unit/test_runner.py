@@ -1,0 +1,278 @@
+"""The runner of tasks, as a process of its own, and the executor that gives it workloads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from airflow.models.callback import CallbackKey
+from airflow.models.taskinstancekey import TaskInstanceKey
+from airflow.utils.net import get_hostname
+from airflow.utils.state import TaskInstanceState
+
+from airstrip import executor, runner, warm
+
+NOBODY = 65534
+
+
+def settings(root, **given):
+    values = {"socket": root / "a.sock", "client": "nobody", "releases": root, "logs": root, "memory": 500}
+    return argparse.Namespace(**{**values, "processes": 50, "stop_seconds": 60, "writable": [], **given})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("runner")
+
+
+@pytest.fixture(scope="module")
+def api():
+    """An API server that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/execution/"
+
+
+@pytest.fixture(scope="module")
+def started(root, api):
+    """A runner of the user nobody, beside a scheduler that is nobody too."""
+    given = {name.replace("_", "-"): value for name, value in vars(settings(root)).items() if name != "writable"}
+    options = [f"--{name}={value}" for name, value in given.items()]
+    environment = {**os.environ, "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": api, "HOME": str(root)}
+    command = [sys.executable, "-m", "airstrip.runner", *options]
+    process = subprocess.Popen(command, env=environment | {"AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(root / "logs")})
+    deadline = time.monotonic() + 60
+    while not (root / "a.sock").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def client(started, root):
+    connection = executor.Runner(root / "a.sock")
+    yield connection
+    connection.socket.close()
+
+
+def message(kind="ExecuteTask"):
+    """A task, which waits for the API server; or what fails at once, since Airflow knows nothing of the kind."""
+    ti = {"id": str(uuid.uuid4()), "dag_version_id": str(uuid.uuid4()), "task_id": "t", "dag_id": "d", "run_id": "r"}
+    ti |= {"try_number": 1, "map_index": -1, "pool_slots": 1, "queue": "default", "priority_weight": 1}
+    bundle = {"name": "airstrip", "version": None}
+    workload = {"type": kind, "token": "t", "dag_rel_path": "d.py", "bundle_info": bundle, "log_path": None}
+    key = ["TaskInstanceKey", ["d", "t", "r", 1, -1]]
+    return {"run": ti["id"], "digest": "1", "key": key, "workload": {**workload, "ti": ti}}
+
+
+def ended(connection, name):
+    deadline = time.monotonic() + 60
+    while True:
+        for said in connection.messages:
+            if said["id"] == name and said["state"] != "running":
+                return said
+        connection.receive(1)
+        assert time.monotonic() < deadline
+
+
+def test_an_end_is_kept_until_somebody_notes_it(client, root):
+    failing = message("Nothing")
+    client.run(failing)
+    assert ended(client, failing["run"])["state"] == "failed"
+    next_one = executor.Runner(root / "a.sock")
+    assert failing["run"] in next_one.known
+    next_one.send({"noted": failing["run"]})
+    # What is asked after it is answered after it.
+    next_one.run(message("Nothing"))
+    assert failing["run"] not in executor.Runner(root / "a.sock").known
+
+
+def test_what_is_sent_twice_runs_once(client):
+    failing = message("Nothing")
+    client.run(failing)
+    first = ended(client, failing["run"])
+    client.messages.clear()
+    client.run(failing)
+    assert list(client.messages) == [first], "the answer is the first one's end"
+    client.messages.clear()
+    client.run({**failing, "digest": "2"})
+    assert client.messages[0]["state"] == "running", "it goes on after a wait: that is another workload"
+
+
+def test_the_next_scheduler_sees_what_runs(client, root):
+    waiting = message()
+    client.run(waiting)
+    (found,) = [said for said in executor.Runner(root / "a.sock").messages if said["id"] == waiting["run"]]
+    assert (found["state"], found["key"]) == ("running", waiting["key"])
+
+
+def test_nobody_but_the_scheduler_may_ask(started, root):
+    os.chmod(root / "a.sock", 0o777)
+    for path in (root, *root.parents[:3]):
+        path.chmod(path.stat().st_mode | 0o011)
+    ask = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(len(s.recv(99)))"
+    command = ["/usr/bin/python3", "-c", ask, root / "a.sock"]
+    said = {user: subprocess.check_output(command, user=user, cwd="/", text=True) for user in (NOBODY, 4321)}
+    assert said[4321] == "0\n" and said[NOBODY] != "0\n"
+
+
+def test_a_task_has_the_file_and_the_virtualenv_of_its_release(root, tmp_path):
+    other = tmp_path / "other"
+    (other / "bin").mkdir(parents=True)
+    (other / "bin" / "python").touch()
+    release = root / "releases" / "r1"
+    release.mkdir(parents=True)
+    (release / "release.json").write_text(json.dumps({"dags": {"d": "dags/moved.py"}, "virtualenv": str(other)}))
+    content = message()["workload"]
+    subject = runner.Runner(settings(root))
+    assert subject.place(content) == Path(sys.prefix).resolve() and content["dag_rel_path"] == "d.py"
+    content["bundle_info"]["version"] = "pruned"
+    assert subject.place(content) == Path(sys.prefix).resolve() and content["dag_rel_path"] == "d.py"
+    content["bundle_info"]["version"] = "r1"
+    assert subject.place(content) == other and content["dag_rel_path"] == "dags/moved.py"
+
+
+def in_a_child(action):
+    """Return the exit code of a forked process."""
+    process = os.fork()
+    if process == 0:
+        code = 99
+        try:
+            code = action()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def test_nothing_of_a_task_is_left(tmp_path):
+    note = tmp_path / "daemon"
+
+    def leave_a_daemon():
+        warm.adopt_orphans()
+        command = f"setsid sh -c 'sleep 600 & echo $! > {note}; wait' & while [ ! -s {note} ]; do sleep 0.01; done"
+        subprocess.run(["sh", "-c", command], check=True)
+        warm.end_descendants(os.getpid())
+        return 0
+
+    assert in_a_child(leave_a_daemon) == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
+
+
+def test_a_task_writes_to_its_own_places_alone(tmp_path, monkeypatch):
+    home, log = Path("/tmp", f"home-{os.getpid()}"), Path("/var/tmp", f"log-{os.getpid()}")
+    log.touch()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(warm, "WRITABLE", ["/dev"])
+    monkeypatch.setattr(sys, "argv", ["warm.py", "50"])
+    home.mkdir()
+    supervisor = os.getpid()
+
+    def look():
+        warm.confine()
+        (home / "mine").touch()
+        try:
+            log.write_text("forged")
+            return 1
+        except PermissionError:
+            pass
+        try:
+            os.kill(supervisor, signal.SIGCONT)
+            return 2
+        except PermissionError:
+            return 0
+
+    warm.libc().prctl(38, 1, 0, 0, 0)
+    try:
+        assert in_a_child(look) == 0
+    finally:
+        (home / "mine").unlink(missing_ok=True)
+        home.rmdir()
+        log.unlink()
+
+
+def instance(state, host=None, **values):
+    known = {"dag_id": "d", "task_id": "t", "run_id": "r", "try_number": 1, "map_index": -1, "max_tries": 0}
+    ti = SimpleNamespace(id=uuid.uuid4(), state=state, hostname=host or get_hostname(), **{**known, **values})
+    ti.key = TaskInstanceKey("d", "t", "r", 1, len(str(ti.id)))
+    return ti
+
+
+@pytest.fixture
+def subject(monkeypatch):
+    monkeypatch.setattr(executor, "SOCKETS", Path("/nonexistent"))
+    monkeypatch.setattr(executor, "log_filename_template_renderer", lambda: lambda ti: "nowhere/attempt=1.log")
+    subject = executor.RunnerExecutor(parallelism=2)
+    subject._runners, subject._keys, subject._rerun, subject._looked, subject._sent = {}, {}, True, 0, False
+    return subject
+
+
+class Recorder:
+    """A runner that takes everything."""
+
+    draining = False
+
+    def __init__(self, *known):
+        self.known, self.taken, self.messages = {str(name) for name in known}, [], []
+
+    def run(self, message):
+        self.taken.append(message["run"])
+
+    def send(self, message):
+        pass
+
+
+def test_what_a_runner_has_is_kept_and_what_none_has_goes_on_or_again(subject):
+    running, gone = instance(TaskInstanceState.RUNNING), instance(TaskInstanceState.RUNNING)
+    queued, elsewhere = instance(TaskInstanceState.QUEUED), instance(TaskInstanceState.RUNNING, "another")
+    subject._runners[Path("a")] = Recorder(running.id)
+    assert subject.try_adopt_task_instances([running, gone, queued, elsewhere]) == [gone]
+    assert gone.max_tries == 1, "it uses up no retry"
+    assert queued.state == TaskInstanceState.SCHEDULED, "nobody began it: the same try"
+    assert subject.running == {running.key}
+
+
+def test_where_the_setting_says_so_what_is_lost_fails(subject):
+    gone = instance(TaskInstanceState.RUNNING)
+    subject._runners[Path("a")], subject._rerun = Recorder(), False
+    assert subject.try_adopt_task_instances([gone]) == []
+    assert subject.event_buffer == {gone.key: (TaskInstanceState.FAILED, executor.LOST)}
+
+
+def workload(name):
+    return SimpleNamespace(key=CallbackKey(name), running_state=None, model_dump_json=lambda: "{}")
+
+
+def test_a_workload_that_goes_on_waits_until_its_first_process_has_ended(subject):
+    taker = subject._runners[Path("a")] = Recorder()
+    first, again, other = workload("a"), workload("a"), workload("b")
+    subject._process_workloads([first])
+    subject._process_workloads([again, other])
+    assert taker.taken == ["a", "b"]
+    taker.messages = executor.deque([{"id": "a", "key": ["CallbackKey", ["a"]], "state": "done", "error": None}])
+    subject._note(taker)
+    subject._process_workloads([again])
+    assert taker.taken == ["a", "b", "a"]
+
+
+def test_a_workload_stays_in_its_queue_until_a_runner_has_it(subject):
+    waiting = workload("a")
+    subject.queued_callbacks[waiting.key] = waiting
+    draining = subject._runners[Path("a")] = Recorder()
+    draining.draining = True
+    subject._process_workloads([waiting])
+    assert subject.queued_callbacks and not draining.taken
+    subject._runners[Path("b")] = Recorder()
+    subject._process_workloads([waiting])
+    assert not subject.queued_callbacks
