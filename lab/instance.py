@@ -130,6 +130,8 @@ def boot(lab: Lab, identity: str) -> int:
             *["systemd-nspawn", "--quiet", f"--directory={folder(lab, identity) / 'root'}", "--boot"],
             *["--register=no", "--keep-unit", "--resolv-conf=off", "--console=pipe", "--link-journal=no"],
             *[f"--network-namespace-path={_plug_in(lab, machine)}", "--capability=CAP_NET_ADMIN"],
+            # Landlock is for everybody on a real machine.
+            "--system-call-filter=@sandbox",
             f"--machine={lab.name}-{identity}",
             *[f"--bind={source}:{target}" for source, target in caches.items()],
         ]

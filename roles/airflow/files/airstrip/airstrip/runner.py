@@ -258,23 +258,14 @@ class Runner:
         if not workload.process or workload.reason:
             return
         processes = psutil.Process(workload.process).children(recursive=True)
-        held = 0
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                memory = process.memory_info()
-                held += memory.rss - memory.shared
-        held //= 2**20
+        if len(processes) > self.settings.processes:
+            most = f"airflow_task_processes lets it have {self.settings.processes}"
+            self.end(workload, f"the task had {len(processes)} processes, and {most}")
+            return
+        held = sum(map(memory, processes)) // 2**20
         if held > self.settings.memory:
-            self.end(
-                workload,
-                f"the task held {held} MB of memory, and airflow_task_memory lets it have {self.settings.memory}",
-            )
-        elif len(processes) > self.settings.processes:
-            self.end(
-                workload,
-                f"the task had {len(processes)} processes, and airflow_task_processes lets it have "
-                f"{self.settings.processes}",
-            )
+            most = f"airflow_task_memory lets it have {self.settings.memory}"
+            self.end(workload, f"the task held {held} MB of memory, and {most}")
 
     def end(self, workload: Workload, reason: str) -> None:
         """End a task's processes: its supervisor then says so to Airflow."""
@@ -284,6 +275,18 @@ class Runner:
                 log_line(self.settings.logs / workload.log, f"Ended by the runner: {reason}")
         assert workload.process
         warm.end_descendants(workload.process)
+
+
+def memory(process: psutil.Process) -> int:
+    """Return the bytes that a process holds; what several share counts as a part of each."""
+    try:
+        try:
+            return process.memory_full_info().pss
+        except psutil.AccessDenied:
+            # Not confined yet, or on a kernel without Landlock.
+            return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def log_line(file: Path, text: str) -> None:
