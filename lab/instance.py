@@ -131,7 +131,7 @@ def boot(lab: Lab, identity: str) -> int:
             *["--register=no", "--keep-unit", "--resolv-conf=off", "--console=pipe", "--link-journal=no"],
             *[f"--network-namespace-path={_plug_in(lab, machine)}", "--capability=CAP_NET_ADMIN"],
             # Landlock is for everybody on a real machine.
-            "--system-call-filter=@sandbox",
+            "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
             f"--machine={lab.name}-{identity}",
             *[f"--bind={source}:{target}" for source, target in caches.items()],
         ]

@@ -12,6 +12,7 @@ from lab import __main__ as commands
 from lab.settings import Lab
 from tests.bench import figures
 from tests.bench.etl import etl, report
+from tests.bench.faults import faults
 from tests.bench.installation import install, memory
 from tests.bench.releases import releases, restarts
 from tests.bench.tasks import tasks
@@ -24,6 +25,7 @@ ON_A_SERVER: dict[str, Callable[[Server], Samples]] = {
     "install": install,
     "memory": memory,
     "tasks": tasks,
+    "faults": faults,
     "releases": releases,
     "restarts": restarts,
 }

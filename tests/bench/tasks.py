@@ -65,6 +65,7 @@ def tasks(server: Server) -> dict[str, list[float]]:
             found.setdefault(f"chain40{suffix}_s", []).append(run_seconds(side, "chain40"))
             found.setdefault(f"tasks_per_s{suffix}", []).append(100 / run_seconds(side, "wide100"))
     stock.off()
-    run_seconds(server, "wide100")
+    for _ in range(10):
+        run_seconds(server, "wide100")
     time.sleep(IDLE_SECONDS)
-    return {**found, "pss_after_100_tasks_mb": [float(server.run(PSS))]}
+    return {**found, "pss_after_1000_tasks_mb": [float(server.run(PSS))]}
