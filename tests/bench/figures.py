@@ -125,7 +125,7 @@ def short() -> list[str]:
 
 
 def show() -> str:
-    """Every figure with its goal and its control, for a terminal."""
+    """Return a table of all figures with their goals and controls."""
     found = load()
     lines = [f"{'figure':<30} {'value':>10} {'goal':>8} {'control':>10}  commit"]
     for name in [*FIGURES, *sorted(set(found) - set(FIGURES))]:

@@ -282,3 +282,14 @@ def test_a_workload_stays_in_its_queue_until_a_runner_has_it(subject):
     subject._runners[Path("b")] = Recorder()
     subject._process_workloads([waiting])
     assert not subject.queued_callbacks
+
+
+def test_a_runner_that_does_not_greet_is_tried_again_later(subject, tmp_path, monkeypatch):
+    monkeypatch.setattr(executor, "SOCKETS", tmp_path)
+    monkeypatch.setattr(executor, "ANSWER_SECONDS", 0.1)
+    subject._keys["a"] = CallbackKey("a")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "a.sock"))
+        server.listen()
+        assert not subject._look()
+    assert subject._keys and not subject.event_buffer, "what it runs is not lost"

@@ -57,6 +57,8 @@ class Runner:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(str(path))
         self.receive(ANSWER_SECONDS)
+        if not self.messages:
+            raise TimeoutError("the runner does not greet")
         greeting = self.messages.popleft()
         self.draining = greeting["draining"]
         self.messages.extendleft(reversed(greeting["workloads"]))
