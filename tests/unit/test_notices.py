@@ -16,7 +16,7 @@ from airstrip import notices
 
 CONTEXT = {
     "dag_run": SimpleNamespace(dag_id="twitter", run_id="manual <1>"),
-    "ti": SimpleNamespace(task_id="publish", try_number=2),
+    "ti": SimpleNamespace(dag_id="twitter", run_id="manual <1>", task_id="publish", map_index=-1, try_number=2),
 }
 WAYS = {"mail": ["ops@example.com"], "slack": "pager", "sns": "arn:aws:sns:eu-central-1:123456789012:pager"}
 
@@ -115,3 +115,40 @@ def test_slack_and_sns_get_it(webhook, topic, monkeypatch):
     assert path == "/services/T/B/X" and message["text"].startswith("*Airflow: twitter failed*\nThe run manual <1>")
     (published,) = received()
     assert published["Subject"] == "Airflow: twitter failed" and "publish, try 2" in published["Message"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    {
+        "an exception": (
+            [
+                {"level": "error", "event": "an older one"},
+                {
+                    "level": "error",
+                    "event": "Task failed with exception",
+                    "error_detail": [{"exc_type": "ValueError", "exc_value": "no such column"}],
+                },
+                {"level": "info", "event": "Task finished"},
+            ],
+            "Task failed with exception: ValueError: no such column",
+        ),
+        "the runner": (
+            [
+                {"level": "error", "event": "Ended by the runner: the task held 700 MB", "logger": "airstrip"},
+                {"level": "error", "event": "Process terminated by signal", "logger": "task"},
+            ],
+            "Ended by the runner: the task held 700 MB",
+        ),
+    }.values(),
+    ids=["an exception", "the runner"],
+)
+def test_the_reason_stands_in_the_notice(tmp_path, monkeypatch, lines, reason):
+    monkeypatch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(tmp_path))
+    log = tmp_path / "dag_id=twitter/run_id=manual <1>/task_id=publish/attempt=2.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert notices.message(CONTEXT)[1][2] == f"Its log says: {reason}"
+
+
+def test_a_log_that_is_elsewhere_keeps_no_notice_back():
+    assert [line for line in notices.message(CONTEXT)[1] if "log" in line] == []

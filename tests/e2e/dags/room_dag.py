@@ -12,6 +12,8 @@ from pathlib import Path
 import pendulum
 from airflow.sdk import dag, task
 
+from airstrip.notices import notify_failure
+
 START = pendulum.datetime(2026, 1, 1)
 # What could be secret, and what could be changed, where another task or a part of Airflow would find it.
 SECRETS = ["/etc/airflow/secrets/database_url", "/etc/airflow/secrets/jwt_secret", "/run/credentials"]
@@ -34,7 +36,13 @@ def reads(path: Path) -> bool:
         return False
 
 
-@dag(schedule=None, start_date=START, is_paused_upon_creation=False, params={"seconds": 0.1})
+@dag(
+    schedule=None,
+    start_date=START,
+    is_paused_upon_creation=False,
+    params={"seconds": 0.1},
+    on_failure_callback=notify_failure,
+)
 def eater():
     """Takes memory until it is stopped, 20 MB each time."""
 
@@ -48,7 +56,7 @@ def eater():
     eat()
 
 
-@dag(schedule=None, start_date=START, is_paused_upon_creation=False)
+@dag(schedule=None, start_date=START, is_paused_upon_creation=False, on_failure_callback=notify_failure)
 def bomb():
     """Forks without end."""
 

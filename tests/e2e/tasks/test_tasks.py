@@ -116,6 +116,8 @@ def test_a_task_that_takes_too_much_fails_alone_and_says_why(loaded, dag, parame
         run.runs.append(greedy)
         assert state == "failed" and re.search(words, log(server, greedy, 1))
         assert "hold|running|1|0" in tries(server, held)
+        notice = runs.wait_for_mails(server, greedy)[0]
+        assert re.search(words, notice.get_body().get_content())
         goes_on(run)
     run.wait()
     assert [line for line in run.lost() if dag not in line] == []

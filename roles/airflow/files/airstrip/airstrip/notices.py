@@ -6,11 +6,13 @@ import html
 import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "failure_notices"
+REASON_CHARACTERS = 500
 
 
 def notify_failure(context: dict[str, Any]) -> None:
@@ -47,8 +49,33 @@ def message(context: dict[str, Any]) -> tuple[str, list[str]]:
     lines = [f"The run {run_id} of {dag} failed."]
     if failed is not None:
         lines.append(f"Last failed task: {failed.task_id}, try {failed.try_number}.")
+        lines += [f"Its log says: {said}" for said in reasons(failed)]
     lines.append(f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{dag}/runs/{run_id}")
     return f"Airflow: {dag} failed", lines
+
+
+def reasons(ti: Any) -> list[str]:
+    """Return what the log of a failed try gives as its reason, secrets masked; nothing where no log is on this host.
+
+    The runner's own words come first: who is ended for its memory sees no more than a signal.
+    """
+    from airflow.sdk import conf
+    from airflow.utils.helpers import log_filename_template_renderer
+
+    try:
+        folder = Path(conf.get("logging", "base_log_folder"))
+        lines = (folder / log_filename_template_renderer()(ti=ti)).read_text(errors="replace").splitlines()
+        errors = [said for said in map(json.loads, lines) if said.get("level") in ("error", "critical")]
+    except (OSError, ValueError, AttributeError):
+        return []
+    said = [error for error in errors if error.get("logger") == "airstrip"] or errors[-1:]
+    return [_reason(error)[:REASON_CHARACTERS] for error in said]
+
+
+def _reason(error: dict[str, Any]) -> str:
+    """An error of a log, with its exception."""
+    raised = [f"{one.get('exc_type')}: {one.get('exc_value')}" for one in error.get("error_detail") or []]
+    return ": ".join([str(error.get("event")), *raised[:1]])
 
 
 def _mail(addresses: list[str], subject: str, lines: list[str]) -> Any:
