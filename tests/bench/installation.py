@@ -14,7 +14,7 @@ PSS = "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/ {sum += $2} END 
 # After so long no start of a component is under way any more.
 IDLE_SECONDS = 75
 AGAIN = 3
-MEMORY_TURNS = 2
+MEMORY_TURNS = 1
 
 
 def seconds(action: Callable[[], object]) -> float:
