@@ -37,6 +37,8 @@ def write(lab: Lab, stack: str = "airstrip", warehouse: str | None = None, **set
         "ansible_ssh_private_key_file": str(lab.private_key),
         "ansible_ssh_extra_args": f"-o UserKnownHostsFile={lab.known_hosts} -o IdentitiesOnly=yes",
         "base_certificate_authorities": [authority.read_text()],
+        # The tests guess passwords from there.
+        "base_never_banned": [f"{lab.gateway}/32"],
         "nginx_certificate": "supplied",
         "nginx_certificate_file": f"{lab.certificates}/{{{{ ansible_host }}}}.pem",
         "nginx_certificate_key_file": f"{lab.certificates}/{{{{ ansible_host }}}}.key",

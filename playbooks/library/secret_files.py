@@ -77,6 +77,13 @@ def close(path: str, mode: int) -> None:
     os.chmod(path, mode)
 
 
+def sync(directory: str) -> None:
+    """Have the names in a folder outlive a power cut too."""
+    folder = os.open(directory, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -99,6 +106,12 @@ def main() -> None:
         and secret["value"]
         and read(os.path.join(directory, name)) not in (None, secret["value"])
     ]
+    others = [name for name in module.params["secrets"] if read(os.path.join(directory, name))]
+    conflicts += [
+        name
+        for name, secret in module.params["secrets"].items()
+        if secret["kind"] == "fernet" and not secret["value"] and name not in others and others
+    ]
     if conflicts:
         # Not a failure of this task, whose output is hidden, but for the next one to explain.
         module.exit_json(changed=False, conflicts=conflicts, secrets={})
@@ -113,8 +126,12 @@ def main() -> None:
             continue
         with open(path + ".new", "w", encoding="utf-8", opener=lambda p, flags: os.open(p, flags, 0o600)) as stream:
             stream.write(values[name])
+            stream.flush()
+            os.fsync(stream.fileno())
         close(path + ".new", 0o600)
         os.replace(path + ".new", path)
+    if changed and not module.check_mode:
+        sync(directory)
     module.exit_json(changed=bool(changed), conflicts=[], secrets=values)
 
 
