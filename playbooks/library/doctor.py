@@ -16,6 +16,14 @@ options:
     description: The controller's clock, in seconds since 1970.
     type: float
     required: true
+  administrator:
+    description: The administrator's name.
+    type: str
+    required: true
+  database:
+    description: Name of the metadata database.
+    type: str
+    required: true
 author: Airstrip
 """
 
@@ -23,6 +31,8 @@ EXAMPLES = r"""
 - name: Look from the inside
   doctor:
     units: [nginx.service]
+    administrator: admin
+    database: airflow
     controller_time: "{{ now(utc=true).timestamp() }}"
 """
 
@@ -44,6 +54,7 @@ from pathlib import Path  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.findings import Sick, examine  # noqa: E402
 
+CHECKS = ("units", "health", "database", "dags", "disk", "clock", "certificate", "versions", "secrets", "reboot")
 API = "http://127.0.0.1:8080/api/v2"
 
 
@@ -57,9 +68,15 @@ class Doctor:
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
+        self.administrator, self.database_name = module.params["administrator"], module.params["database"]
 
     def output(self, *command: str) -> str:
-        _, out, _ = self.module.run_command(list(command), check_rc=True)
+        code, out, err = self.module.run_command(list(command))
+        if code:
+            said = (err or out).strip().splitlines()[-1:] or ["nothing"]
+            raise Sick(
+                f"{command[0]} said: {said[0]}", "sudo systemctl status airflow.target postgresql; run it by hand"
+            )
         return out.strip()
 
     def units(self) -> str:
@@ -85,14 +102,16 @@ class Doctor:
         return "every component has a fresh heartbeat"
 
     def database(self) -> str:
-        state = json.loads(self.output("airflow-run", "python", "/opt/airflow/libexec/database.py", "state", "admin"))
+        state = json.loads(
+            self.output("airflow-run", "python", "/opt/airflow/libexec/database.py", "state", self.administrator)
+        )
         if state["migration_needed"]:
             raise Sick("the schema is not this Airflow's", "sudo airflow db migrate, or run playbooks/site.yml")
         return "at the revision that this Airflow needs"
 
     def dags(self) -> str:
         query = "SELECT filename || ': ' || split_part(stacktrace, E'\\n', -2) FROM import_error"
-        errors = self.output("runuser", "-u", "postgres", "--", "psql", "-Atqc", query, "airflow")
+        errors = self.output("runuser", "-u", "postgres", "--", "psql", "-Atqc", query, self.database_name)
         if errors:
             raise Sick(
                 f"import errors: {errors}",
@@ -140,18 +159,26 @@ class Doctor:
             raise Sick(f"readable by others: {loose}", "run playbooks/site.yml --tags airflow")
         return "only root reads them"
 
+    def reboot(self) -> str:
+        if Path("/run/reboot-required").exists():
+            packages = Path("/run/reboot-required.pkgs")
+            names = sorted(set(packages.read_text().split())) if packages.exists() else ["an upgrade"]
+            raise Sick(f"{', '.join(names)} takes effect after one", "run playbooks/reboot.yml, which waits for tasks")
+        return "none is due"
+
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "units": {"type": "list", "elements": "str", "required": True},
             "controller_time": {"type": "float", "required": True},
+            "administrator": {"type": "str", "required": True},
+            "database": {"type": "str", "required": True},
         },
         supports_check_mode=True,
     )
     doctor = Doctor(module)
-    names = ("units", "health", "database", "dags", "disk", "clock", "certificate", "versions", "secrets")
-    findings = examine({name: getattr(doctor, name) for name in names})
+    findings = examine({name: getattr(doctor, name) for name in CHECKS})
     module.exit_json(changed=False, findings=findings)
 
 

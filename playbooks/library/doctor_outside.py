@@ -19,9 +19,9 @@ options:
     description: Certificate authorities to trust beside the system's, as PEM texts.
     type: list
     elements: str
-  self_signed:
-    description: Whether the certificate is expected to be signed by nobody.
-    type: bool
+  certificate:
+    description: The host's own certificate as PEM text, where nobody else signed it; fetched over SSH.
+    type: str
   username:
     description: The administrator.
     type: str
@@ -60,6 +60,7 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.findings import Sick, examine  # noqa: E402
 
 # PostgreSQL, Redis, Airflow's own server, its log servers and its scheduler's health port.
+CLOSED_PATHS = ("/execution/health", "/docs", "/redoc", "/openapi.json", "/auth/docs", "/auth/openapi.json")
 CLOSED_PORTS = (5432, 6379, 8080, 8793, 8794, 8974)
 
 
@@ -72,8 +73,8 @@ class Doctor:
         self.context = ssl.create_default_context()
         for pem in parameters["authorities"] or []:
             self.context.load_verify_locations(cadata=pem)
-        if parameters["self_signed"]:
-            self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
+        if parameters["certificate"]:
+            self.context.load_verify_locations(cadata=parameters["certificate"])
 
     def request(self, method: str, path: str, body: dict | None = None) -> http.client.HTTPResponse:
         connection = http.client.HTTPSConnection(self.name, 443, timeout=15, context=self.context)
@@ -112,9 +113,7 @@ class Doctor:
         return f"{self.credentials['username']} may log in"
 
     def closed_paths(self) -> str:
-        open_paths = [
-            path for path in ("/execution/health", "/docs", "/redoc") if self.request("GET", path).status != 404
-        ]
+        open_paths = [path for path in CLOSED_PATHS if self.request("GET", path).status != 404]
         if open_paths:
             raise Sick(f"open to everybody: {', '.join(open_paths)}", "run playbooks/site.yml --tags nginx")
         return "the tasks' interface is closed"
@@ -144,7 +143,7 @@ def main() -> None:
             "address": {"type": "str", "required": True},
             "server_name": {"type": "str", "required": True},
             "authorities": {"type": "list", "elements": "str"},
-            "self_signed": {"type": "bool", "default": False},
+            "certificate": {"type": "str"},
             "username": {"type": "str", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
         },

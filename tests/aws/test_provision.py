@@ -8,6 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.aws.conftest import BUCKET
+from tests.server import ROOT
 
 ROLE = "airstrip-eu-central-1"
 
@@ -64,6 +65,17 @@ def test_wrong_input_stops_before_the_first_change_and_names_the_fix(account, va
     play = account.play("provision.yml", "-e", json.dumps(variables), succeeds=False, **environment)
     assert words in play.words, play.output[-3000:]
     assert play.changed == 0 and not instances(account)
+
+
+@pytest.mark.parametrize("variables", [{"aws_name": "other"}, {"aws_region": "eu-west-1"}])
+def test_an_inventory_that_would_not_find_it_is_refused(account, variables):
+    plugin = account.folder / "inventory" / "aws_ec2.yml"
+    plugin.write_text((ROOT / "inventory/production/aws_ec2.yml").read_text())
+    try:
+        refused = account.play("provision.yml", "-e", json.dumps(variables), succeeds=False)
+        assert "write the same in both" in refused.words and refused.changed == 0
+    finally:
+        plugin.unlink()
 
 
 def test_a_look_ahead_makes_nothing(account):
@@ -177,14 +189,50 @@ def test_drift_is_shown_and_one_run_repairs_it(account):
     assert iam.list_role_policies(RoleName=ROLE)["PolicyNames"] == ["airstrip"]
 
 
-def test_destroy_wants_its_name_and_respects_protection(account):
+def test_what_a_living_instance_cannot_become_is_refused(account):
+    for variable, words in (("aws_volume_size=20", "cannot shrink"), ("aws_subnet_id=SUBNET", "cannot move")):
+        others = account.client("ec2").describe_subnets()["Subnets"]
+        mine = instances(account)[0]["SubnetId"]
+        other = next(subnet["SubnetId"] for subnet in others if subnet["SubnetId"] != mine)
+        refused = account.play("provision.yml", "-e", variable.replace("SUBNET", other), succeeds=False)
+        assert words in refused.words and refused.changed == 0
+
+
+def test_settings_that_change_later_are_applied(account):
+    """A larger disk, another door for port 80, a key of KMS and Session Manager; -e gives all as words."""
+    key = "arn:aws:kms:eu-central-1:123456789012:key/00000000-0000-0000-0000-000000000000"
+    account.variables |= {
+        "aws_allowed_cidrs": ["198.51.100.0/24"],
+        "aws_http_cidrs": ["0.0.0.0/0"],
+        "aws_kms_keys": [key],
+    }
+    try:
+        account.play("provision.yml", "-e", "aws_volume_size=40", "-e", "aws_session_manager=true")
+        (disk,) = account.client("ec2").describe_volumes()["Volumes"]
+        assert disk["Size"] == 40
+        assert open_ports(account) == {(80, "0.0.0.0/0"), (443, "198.51.100.0/24"), (22, "198.51.100.7/32")}
+        policy = account.client("iam").get_role_policy(RoleName=ROLE, PolicyName="airstrip")["PolicyDocument"]
+        allowed = {action for statement in policy["Statement"] for action in [statement["Action"]] for action in (
+            [action] if isinstance(action, str) else action)}  # fmt: skip
+        assert {"kms:Decrypt", "ssmmessages:OpenDataChannel"} <= allowed and "ssm:GetParameter" not in allowed
+        assert account.client("iam").list_attached_role_policies(RoleName=ROLE)["AttachedPolicies"] == []
+        account.play("provision.yml", "-e", "aws_volume_size=40", "-e", "aws_session_manager=false")
+        policy = account.client("iam").get_role_policy(RoleName=ROLE, PolicyName="airstrip")["PolicyDocument"]
+        assert "ssmmessages" not in json.dumps(policy)
+    finally:
+        for name in ("aws_allowed_cidrs", "aws_http_cidrs", "aws_kms_keys"):
+            del account.variables[name]
+
+
+def test_destroy_wants_its_name_and_says_what_data_goes(account):
     assert "nothing was destroyed" in account.play("destroy.yml", "-e", "confirm=other", succeeds=False).output
     identity = instances(account)[0]["InstanceId"]
-    protect = account.client("ec2").modify_instance_attribute
-    protect(InstanceId=identity, DisableApiTermination={"Value": True})
-    words = ["-e", "confirm=airstrip", "-e", "aws_destroy_data=true"]
-    assert "is protected" in account.play("destroy.yml", *words, succeeds=False).output
-    protect(InstanceId=identity, DisableApiTermination={"Value": False})
+    protected = account.client("ec2").describe_instance_attribute(
+        InstanceId=identity, Attribute="disableApiTermination"
+    )
+    assert protected["DisableApiTermination"] == {"Value": True}
+    refused = account.play("destroy.yml", "-e", "confirm=airstrip", "-e", "aws_destroy_data=false", succeeds=False)
+    assert f"{identity} with its disk (the database" in refused.words and refused.changed == 0
     assert len(instances(account)) == 1
 
 
