@@ -13,9 +13,10 @@ options:
     description:
       - C(pack) reads the code on the controller; C(stage) lays it out on the host; C(gate) examines it there;
         C(choose) picks an older release instead; C(switch) makes it live, and puts the one before back if Airflow
-        does not take it; C(finish) prunes and unlocks; C(revert) goes back to what was live before and unlocks.
+        does not take it; C(finish) prunes and unlocks; C(revert) goes back to what was live before and unlocks;
+        C(lock) and C(unlock) keep other runs away from a host while more than its releases changes.
     type: str
-    choices: [pack, stage, gate, choose, switch, finish, revert]
+    choices: [pack, stage, gate, choose, switch, finish, revert, lock, unlock]
     required: true
   source:
     description: Folder on the controller with dags/ and etl/, for C(pack).
@@ -30,7 +31,7 @@ options:
     description: Name of the release; for C(choose) empty means the one before the live one.
     type: str
   action:
-    description: What the history calls it, C(update) or C(rollback).
+    description: What the history calls it, C(update), C(rollback) or C(site).
     type: str
     default: update
   force:
@@ -167,6 +168,17 @@ class Step:
         if code:
             raise Refused(f"The database does not say which DAGs are live: {err.strip()[-500:]}")
         return [line for line in out.splitlines() if line]
+
+    def lock(self) -> dict:
+        if self.module.check_mode:
+            self.releases.look_at_the_lock(self.owner, self.given["break_lock"])
+            return {"changed": False}
+        with self.working():
+            return {"changed": False}
+
+    def unlock(self) -> dict:
+        self.releases.unlock(self.owner)
+        return {"changed": False}
 
     def stage(self) -> dict:
         virtualenv = self.given["virtualenv"]

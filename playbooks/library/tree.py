@@ -36,6 +36,12 @@ options:
     description: Commands, as lists of words, that must succeed once all files are in place.
     type: list
     elements: list
+  until:
+    description:
+      - File on the host that names what was changed and not yet applied. The handler that applies it
+        deletes the file; until then each call returns those paths as changed, so that a run which was
+        cut off between the two is made good by the next.
+    type: path
 author: Airstrip
 """
 
@@ -51,7 +57,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 paths:
-  description: What was changed.
+  description: What was changed, and what C(until) says was not yet applied.
   type: list
   returned: always
 """
@@ -175,6 +181,25 @@ def _own(path: str, state: dict) -> None:
     os.chmod(path, int(state["mode"], 8))
 
 
+def pending(until: str) -> list[str]:
+    """What an earlier run changed and did not apply."""
+    with suppress(FileNotFoundError), open(until, encoding="utf-8") as stream:
+        return stream.read().splitlines()
+    return []
+
+
+def note(until: str, paths: list[str]) -> None:
+    """Write down what is to be applied, on the disk before the first change."""
+    os.makedirs(os.path.dirname(until), exist_ok=True)
+    if not paths:
+        os.unlink(until)
+        return
+    with open(until, "w", encoding="utf-8") as stream:
+        stream.write("\n".join(paths) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def check(module: AnsibleModule, entry: Entry) -> None:
     """Hold a file that will change against the product's own checker."""
     with tempfile.TemporaryDirectory() as folder:
@@ -197,6 +222,7 @@ def main() -> None:
             "directories": {"type": "dict", "default": {}},
             "links": {"type": "dict", "default": {}},
             "verify": {"type": "list", "elements": "list", "default": []},
+            "until": {"type": "path"},
         },
         supports_check_mode=True,
         # Files may hold secrets, and the journal notes a module's options.
@@ -209,9 +235,12 @@ def main() -> None:
         entries.append(Entry(path, kind, options))
     entries += [Entry(path, "link", {"target": target}) for path, target in wanted["links"].items()]
     changes = [entry for entry in entries if entry.changed]
+    until = wanted["until"]
+    earlier = pending(until) if until else []
+    paths = earlier + [entry.path for entry in changes if entry.path not in earlier]
     result = {
-        "changed": bool(changes),
-        "paths": [entry.path for entry in changes],
+        "changed": bool(paths),
+        "paths": paths,
         "diff": [entry.diff() for entry in changes],
     }
     if module.check_mode:
@@ -221,14 +250,18 @@ def main() -> None:
         for entry in changes:
             if entry.validate and entry.kind == "file":
                 check(module, entry)
+        if until and changes:
+            note(until, paths)
         for entry in changes:
             done.append(entry)
             put(entry.path, entry.after)
-        for command in wanted["verify"] if changes else []:
+        for command in wanted["verify"] if paths else []:
             run(module, command, "the new files")
     except (Refused, OSError) as error:
         for entry in reversed(done):
             put(entry.path, entry.before)
+        if until and changes:
+            note(until, earlier)
         module.fail_json(
             msg=f"{error}\nEverything was put back as it was; --diff shows what was refused.", diff=result["diff"]
         )

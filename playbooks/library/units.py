@@ -67,6 +67,7 @@ stopped:
 
 import glob  # noqa: E402 (Ansible wants the documentation first)
 import os  # noqa: E402
+from datetime import UTC, datetime  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
@@ -77,9 +78,15 @@ ENABLED = {"enabled", "enabled-runtime", "static", "alias", "generated", "indire
 
 def show(module: AnsibleModule, units: list[str]) -> list[dict[str, str]]:
     """The properties of the units, in their order."""
-    command = ["systemctl", "show", "--timestamp=unix", f"--property={','.join(PROPERTIES)}", *units]
-    _, out, _ = module.run_command(command, check_rc=True)
+    command = ["systemctl", "show", "--timestamp=us+utc", f"--property={','.join(PROPERTIES)}", *units]
+    _, out, _ = module.run_command(command, check_rc=True, environ_update={"LC_ALL": "C"})
     return [dict(line.split("=", 1) for line in block.splitlines()) for block in out.strip().split("\n\n")]
+
+
+def moment(text: str) -> float:
+    """Seconds since 1970 of what systemd says, which is nothing for a unit that never ran."""
+    began = datetime.strptime(text, "%a %Y-%m-%d %H:%M:%S.%f %Z").replace(tzinfo=UTC) if text else None
+    return began.timestamp() if began else 0
 
 
 def main() -> None:
@@ -104,10 +111,10 @@ def main() -> None:
     def running(unit: str) -> bool:
         return states[unit]["ActiveState"] in {"active", "activating", "reloading"}
 
-    newest = max((int(os.lstat(path).st_mtime) for name in given["newer_than"] for path in glob.glob(name)), default=0)
+    newest = max((os.lstat(path).st_mtime for name in given["newer_than"] for path in glob.glob(name)), default=0)
 
     def stale(unit: str) -> bool:
-        return int(states[unit]["InactiveExitTimestamp"].lstrip("@") or 0) < newest
+        return moment(states[unit]["InactiveExitTimestamp"]) < newest
 
     # Of a pair the one that runs is meant, else the first.
     chosen = [next((unit for unit in pair if running(unit)), pair[0]) for pair in pairs]

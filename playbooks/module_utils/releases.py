@@ -38,7 +38,7 @@ class Held(Refused):
     def __init__(self, holder: dict | None, works: bool = False) -> None:
         holder = holder or dict.fromkeys(("user", "host", "release", "since", "step", "worker"), "?")
         super().__init__(
-            f"{holder['user']}@{holder['host']} has been at release {holder['release']} since {holder['since']} "
+            f"{holder['user']}@{holder['host']} has been at {holder['release'] or 'the host'} since {holder['since']} "
             f"({holder['step']}). Wait for the end; if that run is dead, add: -e release_break_lock=true"
             + (f", after: sudo kill {holder['worker']}, its last process on this host" if works else "")
         )
@@ -126,7 +126,9 @@ class Releases:
     def working(self, owner: dict, step: str, release: str, breaks: bool) -> Iterator[dict | None]:
         """Hold the lock for one step; give the holder whose run was cut off, if there is one. Raise Held."""
         self.root.mkdir(parents=True, exist_ok=True)
-        shutil.chown(self.root, group="airflow")
+        # The first run of all comes before the group.
+        with contextlib.suppress(LookupError):
+            shutil.chown(self.root, group="airflow")
         self.root.chmod(0o750)
         with open(self.lock_file, "a+", encoding="utf-8") as stream:
             deadline = time.monotonic() + 60
@@ -183,7 +185,7 @@ class Releases:
         """Add a line to the history, if there is still room."""
         outcome = " ".join(outcome.split())
         with contextlib.suppress(OSError), open(self.root / "history", "a", encoding="utf-8") as stream:
-            stream.write(f"{now()} {action} {release} by {owner['user']}@{owner['host']}: {outcome}\n")
+            stream.write(f"{now()} {action} {release or '-'} by {owner['user']}@{owner['host']}: {outcome}\n")
 
     def unpack(self, release: str, archive: bytes, manifest: dict) -> Path:
         """Lay a release out beside the others, as it will be; what an earlier run left there goes."""

@@ -106,3 +106,28 @@ def test_a_refused_file_changes_nothing(tmp_path, src):
 def test_an_exception_for_no_file_is_an_error(tmp_path, src):
     result = tree(tmp_path, src=src, dest=str(tmp_path / "host"), files={"/etc/typo.conf": {"mode": "0600"}})
     assert result["failed"] and "/etc/typo.conf" in result["msg"]
+
+
+def test_what_was_not_applied_stays_a_change_until_it_is(tmp_path, src):
+    """A run that is cut off between a file and its reload is made good by the next."""
+    dest, until = tmp_path / "host", tmp_path / "pending" / "nginx"
+    options = {"src": src, "dest": str(dest), "until": str(until)}
+    paths = tree(tmp_path, **options)["paths"]
+    assert len(paths) == 2
+    assert tree(tmp_path, "--check", **options)["paths"] == paths
+    (dest / "etc/one.conf").write_text("edited\n")
+    assert tree(tmp_path, **options)["paths"] == paths
+    # The handler's part.
+    until.unlink()
+    assert not tree(tmp_path, **options)["changed"]
+
+
+def test_what_a_checker_refused_is_not_for_any_handler(tmp_path, src):
+    dest, until = tmp_path / "host", tmp_path / "pending" / "nginx"
+    assert tree(tmp_path, src=src, dest=str(dest), until=str(until), verify=[["false"]])["failed"]
+    assert not until.exists()
+    assert tree(tmp_path, src=src, dest=str(dest), until=str(until), verify=[["true"]])["changed"]
+    assert until.exists()
+    (dest / "etc/one.conf").write_text("edited\n")
+    assert tree(tmp_path, src=src, dest=str(dest), until=str(until), verify=[["false"]])["failed"]
+    assert len(until.read_text().splitlines()) == 2
