@@ -211,7 +211,7 @@ def test_the_doctor_finds_each_fault(server, open_security_group):
 
 
 def test_the_doctor_notices_a_wrong_clock(server):
-    asked = {"units": [], "controller_time": time.time() - 3600}
+    asked = {"units": [], "controller_time": time.time() - 3600, "administrator": "admin", "database": "airflow"}
     command = ["ansible", "airflow", "-i", str(server.inventory), "--become", "-m", "doctor", "-a", json.dumps(asked)]
     environment = services.operator_environment(server.lab)
     said = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=True).stdout

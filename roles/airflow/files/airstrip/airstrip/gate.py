@@ -23,6 +23,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import psutil
 from airflow.configuration import conf, get_custom_secret_backend
 from airflow.dag_processing.dagbag import DagBag
 from airflow.models import Connection, Pool
@@ -33,6 +34,8 @@ from sqlalchemy import select
 
 from airstrip import live, releases
 
+# What a process that imports a DAG file may take, in MB.
+FILE_MB = 200
 # What reads a connection by the id that it is given first.
 READERS = {"get_connection", "Connection.get"}
 
@@ -70,7 +73,7 @@ def examine(release: Path) -> dict[str, Any]:
 
 
 def in_processes(release: Path, files: list[str]) -> Iterator[tuple[str, Finding]]:
-    """Yield each file with its finding, as many at once as there are processors.
+    """Yield each file with its finding, as many at once as there are processors, and memory beside what runs here.
 
     As in the DAG processor a file cannot lean on what another has imported, and may end its process.
     """
@@ -78,7 +81,7 @@ def in_processes(release: Path, files: list[str]) -> Iterator[tuple[str, Finding
     waiting, running = list(reversed(files)), {}
     limit = 30 + 2 * conf.getfloat("core", "dagbag_import_timeout")
     while waiting or running:
-        while waiting and len(running) < (os.cpu_count() or 1):
+        while waiting and len(running) < at_once(len(running)):
             file = waiting.pop()
             answer, question = fork.Pipe(duplex=False)
             process = fork.Process(target=report, args=(question, release, file))
@@ -97,6 +100,12 @@ def in_processes(release: Path, files: list[str]) -> Iterator[tuple[str, Finding
                 process.join()
                 name, code = Path(file).relative_to(release), process.exitcode
                 yield file, Finding(problems=[f"{name}: ends the Python that imports it (exit code {code})"])
+
+
+def at_once(running: int) -> int:
+    """How many processes may import now, while so many do."""
+    room = psutil.virtual_memory().available // 2**20 // FILE_MB
+    return min(os.cpu_count() or 1, max(1, running + room))
 
 
 def report(question: Pipe, release: Path, file: str) -> None:
