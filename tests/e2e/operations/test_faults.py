@@ -311,6 +311,8 @@ BAD_INPUT = {
     "nothing to ship": (["-e", "release_source=/nowhere"], "release_source"),
     "a connection without a type": (["-e", '{"airflow_connections": {"x": {}}}'], "conn_type"),
     "an authority that is none": (["-e", '{"base_certificate_authorities": ["x"]}'], "base_certificate_authorities"),
+    "a task that gives up at once": (["-e", "airflow_task_max_failed_heartbeats=3"], "make that at least 180"),
+    "a secret for all to read": (["-e", '{"airflow_configuration": {"smtp": {"smtp_password": "x"}}}'], "smtp_default"),
     "an old Airflow": (["-e", f"airflow_requirements_file={ROOT}/tests/e2e/old-requirements.txt"], "make lock"),
     "no such host": (["-e", "ansible_host=127.0.0.9", "--ssh-common-args=-o ConnectTimeout=2"], "ansible_host"),
     "a user without sudo": (["-e", "ansible_user=guest"], "sudo"),
