@@ -86,6 +86,8 @@ class Api:
     faults: dict[str, tuple[str, str]] = field(default_factory=dict)
     sessions: dict[str, str] = field(default_factory=dict)
     reboots: list[str] = field(default_factory=list)
+    # What the playbooks asked for, as policies name it, or by method and path where the API has no names.
+    asked: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +112,14 @@ class Api:
 
     def _make_region(self) -> None:
         """Give the default VPC the lab's subnet, and addresses the lab's ranges."""
-        from moto.ec2.models import elastic_ip_addresses, elastic_network_interfaces, instances, tags, vpcs
+        from moto.ec2.models import (
+            elastic_block_store,
+            elastic_ip_addresses,
+            elastic_network_interfaces,
+            instances,
+            tags,
+            vpcs,
+        )
 
         # moto has a name of its own for this type, by which nobody asks.
         tags.EC2_PREFIX_TO_RESOURCE["eipalloc"] = "elastic-ip"
@@ -143,6 +152,14 @@ class Api:
             self.reboots.append(instance.id)
 
         instances.Instance.reboot = reboot
+        make = elastic_block_store.Volume.__init__
+
+        def make_as_aws_does(volume: Any, *arguments: Any, **more: Any) -> None:
+            make(volume, *arguments, **more)
+            # AWS always says from which snapshot, if only that there is none.
+            volume.snapshot_id = volume.snapshot_id or ""
+
+        elastic_block_store.Volume.__init__ = make_as_aws_does
 
     def publish(self, name: str, identity: str, owner: str = DEBIAN) -> None:
         """Add a machine image to the region, as its owner would."""
@@ -172,6 +189,9 @@ class Api:
         key, region, service = scope.groups() if scope else ("", "", "")
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         action = _action(environ, body)
+        if "Ansible" in environ.get("HTTP_USER_AGENT", ""):
+            rest = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}?{environ['QUERY_STRING']}"
+            self.asked.add(f"{service or 's3'}:{action or rest}")
         if service not in {"s3", ""} and key != self.operator:
             refusal = self._refusal(key, service, action, body)
             if refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from botocore.exceptions import ClientError
@@ -250,3 +251,60 @@ def test_destroy_leaves_nothing(account):
     records = account.client("route53").list_resource_record_sets(HostedZoneId=zones[0]["Id"])["ResourceRecordSets"]
     assert {record["Type"] for record in records} == {"NS", "SOA"}
     assert account.play("destroy.yml", *words).changed == 0
+
+
+REST = {
+    "accelerate": "AccelerateConfiguration",
+    "acl": "BucketAcl",
+    "encryption": "EncryptionConfiguration",
+    "inventory": "InventoryConfiguration",
+    "lifecycle": "LifecycleConfiguration",
+    "object-lock": "BucketObjectLockConfiguration",
+    "ownershipControls": "BucketOwnershipControls",
+    "policy": "BucketPolicy",
+    "publicAccessBlock": "BucketPublicAccessBlock",
+    "requestPayment": "BucketRequestPayment",
+    "tagging": "BucketTagging",
+    "versioning": "BucketVersioning",
+}
+PLAIN = {
+    "route53:GET hostedzone": "route53:ListHostedZones",
+    "route53:GET rrset": "route53:ListResourceRecordSets",
+    "route53:POST rrset": "route53:ChangeResourceRecordSets",
+    "s3:GET": "s3:ListAllMyBuckets",
+    "s3:GET list-type": "s3:ListBucket",
+    "s3:GET versions": "s3:ListBucketVersions",
+    "s3:HEAD": "s3:ListBucket",
+    "s3:PUT": "s3:CreateBucket",
+    "s3:DELETE": "s3:DeleteBucket",
+    "s3:POST delete": "s3:DeleteObject",
+}
+# AWS asks for them by itself, or the account of this test has nothing for which they would be needed.
+UNSEEN = {
+    "iam:PassRole",
+    "ec2:CreateTags",
+    "iam:TagRole",
+    "iam:TagInstanceProfile",
+    "s3:DeleteObject",
+    "s3:DeleteObjectVersion",
+}
+
+
+def action(asked: str) -> str:
+    """What a policy calls a request."""
+    service, _, request = asked.partition(":")
+    if " " not in request:
+        return asked
+    method, _, target = request.partition(" ")
+    path, _, query = target.partition("?")
+    key = re.split("[=&]", query)[0] if service == "s3" else path.strip("/").rsplit("/", 1)[-1]
+    plain = PLAIN.get(f"{service}:{method} {key}".strip())
+    return plain or f"s3:{'Get' if method == 'GET' else 'Put'}{REST[key]}"
+
+
+def test_the_operators_policy_allows_what_the_playbooks_do_and_no_more(account):
+    """After all that was done here."""
+    policy = json.loads((ROOT / "docs/operator-policy.json").read_text())
+    allowed = {name for statement in policy["Statement"] for name in statement["Action"]}
+    asked = {action(each) for each in account.api.asked}
+    assert (asked - allowed, allowed - asked - UNSEEN) == (set(), set())
