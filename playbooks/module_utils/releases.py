@@ -126,10 +126,10 @@ class Releases:
     def working(self, owner: dict, step: str, release: str, breaks: bool) -> Iterator[dict | None]:
         """Hold the lock for one step; give the holder whose run was cut off, if there is one. Raise Held."""
         self.root.mkdir(parents=True, exist_ok=True)
-        # The first run of all comes before the group.
+        # The first run of all comes before the group: what starts meanwhile must see that there is no release yet.
         with contextlib.suppress(LookupError):
             shutil.chown(self.root, group="airflow")
-        self.root.chmod(0o750)
+            self.root.chmod(0o750)
         with open(self.lock_file, "a+", encoding="utf-8") as stream:
             deadline = time.monotonic() + 60
             while True:

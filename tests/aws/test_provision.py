@@ -170,6 +170,10 @@ def test_drift_is_shown_and_one_run_repairs_it(account):
     (group,) = instances(account)[0]["SecurityGroups"]
     rule = {"IpProtocol": "tcp", "FromPort": 8080, "ToPort": 8080, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
     ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=[rule])
+    everywhere = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    ec2.revoke_security_group_egress(GroupId=group["GroupId"], IpPermissions=everywhere)
+    mails = {"IpProtocol": "tcp", "FromPort": 25, "ToPort": 25, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+    ec2.authorize_security_group_egress(GroupId=group["GroupId"], IpPermissions=[mails])
     s3.delete_public_access_block(Bucket=BUCKET)
     s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
     s3.delete_bucket_policy(Bucket=BUCKET)
@@ -186,17 +190,21 @@ def test_drift_is_shown_and_one_run_repairs_it(account):
     account.play("provision.yml")
     assert instances(account)[0]["IamInstanceProfile"]["Arn"].endswith(f"/{ROLE}")
     assert (bucket(account), open_ports(account)) == before
+    outbound = ec2.describe_security_groups(GroupIds=[group["GroupId"]])["SecurityGroups"][0]["IpPermissionsEgress"]
+    assert [rule["IpProtocol"] for rule in outbound] == ["-1"]
     assert iam.list_attached_role_policies(RoleName=ROLE)["AttachedPolicies"] == []
     assert iam.list_role_policies(RoleName=ROLE)["PolicyNames"] == ["airstrip"]
 
 
 def test_what_a_living_instance_cannot_become_is_refused(account):
-    for variable, words in (("aws_volume_size=20", "cannot shrink"), ("aws_subnet_id=SUBNET", "cannot move")):
-        others = account.client("ec2").describe_subnets()["Subnets"]
-        mine = instances(account)[0]["SubnetId"]
-        other = next(subnet["SubnetId"] for subnet in others if subnet["SubnetId"] != mine)
-        refused = account.play("provision.yml", "-e", variable.replace("SUBNET", other), succeeds=False)
+    ec2 = account.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.99.0.0/24")["Vpc"]["VpcId"]
+    other = ec2.create_subnet(VpcId=vpc, CidrBlock="10.99.0.0/24")["Subnet"]["SubnetId"]
+    for variable, words in (("aws_volume_size=20", "cannot shrink"), (f"aws_subnet_id={other}", "cannot move")):
+        refused = account.play("provision.yml", "-e", variable, succeeds=False)
         assert words in refused.words and refused.changed == 0
+    ec2.delete_subnet(SubnetId=other)
+    ec2.delete_vpc(VpcId=vpc)
 
 
 def test_settings_that_change_later_are_applied(account):

@@ -10,7 +10,7 @@ from tests.e2e import load
 from tests.e2e.load import Load
 from tests.server import Server, wait_until
 
-TURNS = 2
+TURNS = 1
 DATABASE_AWAY_SECONDS = 20
 BOOTED = "systemctl show -p UserspaceTimestampMonotonic"
 

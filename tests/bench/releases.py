@@ -34,7 +34,7 @@ def {name}():
 TURNS = 2
 # Twenty in all.
 RESTARTS = 10
-PACE_SECONDS = 15
+PACE_SECONDS = 10
 
 
 def releases(server: Server) -> dict[str, list[float]]:
