@@ -86,7 +86,7 @@ bench: setup build/airflow/done ## Measure, compare, write the README's table; o
 	$(BIN)/python -m tests.bench $(NAME)
 
 .PHONY: soak
-soak: setup build/airflow/done build/soak/done ## Try for hours, and print figures; one group with NAME=updates, outages, examples, mutants or controllers
+soak: setup build/airflow/done build/soak/done ## Try for hours, and print figures; one group with NAME=updates, outages, restarts, examples, mutants or controllers
 	PATH=$(CURDIR)/build/soak/bin:$(PATH) $(BIN)/python -m tests.soak $(NAME)
 
 .PHONY: lock

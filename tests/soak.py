@@ -104,10 +104,7 @@ def updates() -> None:
 
 
 def outages() -> None:
-    """Keep PostgreSQL away for two minutes and the API server for three, then restart everything twenty times.
-
-    Meanwhile tasks of 1 s to 10 minutes run, without retries.
-    """
+    """Keep PostgreSQL away for two minutes and the API server for three, while tasks run without retries."""
     with machine() as (server, _):
         for name, (stop, seconds, start) in OUTAGES.items():
             with Load(server, seconds=(25,), every=60) as run, run.held() as held:
@@ -117,6 +114,11 @@ def outages() -> None:
                 print(f"{name}: scheduling again after {back:.1f} s, the held task is {server.sql(state)}", flush=True)
             run.wait()
             print(f"{name}: {run.tasks()} tasks, lost {run.lost()}", flush=True)
+
+
+def restarts() -> None:
+    """Restart everything twenty times while tasks of 1 s to 10 minutes run, without retries."""
+    with machine() as (server, _):
         with Load(server, seconds=(1, 1, 5, 20, 60), every=15) as run:
             run.start("walkers", seconds=600)
             for _ in range(RESTARTS):
@@ -248,6 +250,7 @@ def toml(settings: dict) -> str:
 GROUPS: dict[str, Callable[[], None]] = {
     "updates": updates,
     "outages": outages,
+    "restarts": restarts,
     "examples": examples,
     "mutants": mutants,
     "controllers": controllers,
