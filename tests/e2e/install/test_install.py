@@ -116,7 +116,7 @@ def test_check_mode_agrees(server):
 
 def test_the_doctor_is_content(server):
     said = make(server.lab, "lab-check")
-    assert said.count("- ok ") == 14 and "FAIL" not in said
+    assert said.count("- ok ") == 15 and "FAIL" not in said
 
 
 @pytest.mark.usefixtures("open_security_group")
