@@ -37,8 +37,9 @@ class Held(Refused):
 
     def __init__(self, holder: dict | None, works: bool = False) -> None:
         holder = holder or dict.fromkeys(("user", "host", "release", "since", "step", "worker"), "?")
+        what = f"release {holder['release']}" if holder["release"] else "the host"
         super().__init__(
-            f"{holder['user']}@{holder['host']} has been at {holder['release'] or 'the host'} since {holder['since']} "
+            f"{holder['user']}@{holder['host']} has been at {what} since {holder['since']} "
             f"({holder['step']}). Wait for the end; if that run is dead, add: -e release_break_lock=true"
             + (f", after: sudo kill {holder['worker']}, its last process on this host" if works else "")
         )
