@@ -12,8 +12,10 @@ TEMPLATES = Path(__file__).parents[2] / "roles/aws/templates"
 VARIABLES = {
     "aws_bucket": "my-bucket",
     "aws_bucket_prefixes": ["curated/", "raw/x/"],
+    "aws_kms_keys": [],
     "aws_region": "eu-central-1",
     "aws_secrets_backend": "none",
+    "aws_session_manager": "false",
     "aws_sns_topics": [],
     "__aws_partition": "aws",
     "__aws_caller": {"account": "123456789012"},
