@@ -201,7 +201,8 @@ def test_a_lost_key_of_encryption_is_never_replaced_in_silence(server):
 def test_a_second_run_is_refused_and_told_whose_the_first_is(server):
     first = server.begin("site.yml")
     try:
-        wait_until(lambda: server.run("cat /srv/airflow/lock").strip(), 60, "the first does not lock")
+        mine = f'"process": {first.pid}'
+        wait_until(lambda: mine in server.run("cat /srv/airflow/lock"), 60, "the first does not lock")
         os.kill(first.pid, signal.SIGSTOP)
         for playbook in ("site.yml", "update.yml"):
             assert "has been at the host since" in server.play(playbook, succeeds=False).words
