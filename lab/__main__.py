@@ -96,7 +96,7 @@ def result(lab: Lab) -> None:
     listing = s3.list_objects_v2(Bucket=BUCKET, Prefix="curated/report/daily/").get("Contents", [])
     reports = [entry["Key"] for entry in listing if entry["Key"].endswith("report.txt")]
     if reports:
-        print(f"report    s3://{BUCKET}/{max(reports)}; mails lie in {services.mails(lab)}")
+        print(f"report    s3://{BUCKET}/{max(reports)}; mails are in {services.mails(lab)}")
         text = s3.get_object(Bucket=BUCKET, Key=max(reports))["Body"].read().decode()
         print("\n".join(f"  {line}" for line in text.splitlines()))
 

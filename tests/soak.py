@@ -160,7 +160,7 @@ def examples() -> None:
 
 
 def packages() -> Path:
-    """Where Airflow lies on this machine."""
+    """The packages that Airflow is installed with on this machine."""
     return next((ROOT / "build" / "airflow" / "lib").glob("python3*/site-packages"))
 
 

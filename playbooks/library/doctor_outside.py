@@ -59,8 +59,8 @@ from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.findings import Sick, examine  # noqa: E402
 
-# PostgreSQL, Redis, Airflow's own server, its log servers and its scheduler's health port.
 CLOSED_PATHS = ("/execution/health", "/docs", "/redoc", "/openapi.json", "/auth/docs", "/auth/openapi.json")
+# PostgreSQL, Redis, Airflow's own server, its log servers and its scheduler's health port.
 CLOSED_PORTS = (5432, 6379, 8080, 8793, 8794, 8974)
 
 

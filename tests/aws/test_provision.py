@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 from botocore.exceptions import ClientError
@@ -106,6 +107,34 @@ def test_what_aws_lacks_is_said_with_the_way_out(account, code, words):
     finally:
         account.api.faults.clear()
     assert words in refused.words and not instances(account)
+
+
+def test_of_two_runs_at_once_the_later_takes_its_machine_back(account, monkeypatch):
+    """Another run makes its own between this one's look and its call."""
+    answer, made = account.api.moto, []
+
+    def answer_late(environ, start):
+        if b"Action=RunInstances" in environ["wsgi.input"].getvalue() and not made:
+            tags = [{"Key": "airstrip", "Value": "airstrip"}]
+            image = account.client("ec2").describe_images(Owners=["136693071363"])["Images"][0]["ImageId"]
+            made.append(image)
+            account.client("ec2").run_instances(
+                ImageId=image,
+                MinCount=1,
+                MaxCount=1,
+                InstanceType="t3.small",
+                TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+            )
+            # Its second of launch is the earlier one.
+            time.sleep(1.1)
+        return answer(environ, start)
+
+    monkeypatch.setattr(account.api, "moto", answer_late)
+    refused = account.play("provision.yml", succeeds=False)
+    monkeypatch.undo()
+    (left,) = instances(account)
+    assert f"has made {left['InstanceId']}" in refused.words
+    account.client("ec2").terminate_instances(InstanceIds=[left["InstanceId"]])
 
 
 def test_it_makes_what_the_variables_say(account):

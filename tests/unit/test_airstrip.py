@@ -188,3 +188,10 @@ def test_a_file_is_read_at_its_interval_again_after_the_callback_of_a_run(monkey
     manager._file_queue.clear()
     manager.prepare_file_queue({"airstrip": {scanned}})
     assert list(manager._file_queue) == []
+
+
+@pytest.mark.parametrize(("free_mb", "running", "most"), [(10_000, 0, 4), (650, 0, 3), (50, 0, 1), (50, 2, 2)])
+def test_the_gate_imports_no_more_at_once_than_memory_has_room_for(monkeypatch, free_mb, running, most):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(gate.psutil, "virtual_memory", lambda: SimpleNamespace(available=free_mb * 2**20))
+    assert gate.at_once(running) == most

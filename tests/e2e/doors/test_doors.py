@@ -242,7 +242,7 @@ def test_with_the_database_down_the_doctor_speaks_of_all_the_rest(server):
 
 
 def test_who_goes_on_guessing_is_locked_out(server):
-    """From an address of its own, for the tests' own is exempt."""
+    """From a second address, because the first is exempt."""
     other = str(server.lab.subnet[250])
     subprocess.run(["ip", "address", "add", f"{other}/32", "dev", server.lab.bridge], check=True)
     guess = ["curl", "-sk", "-m", "5", "--interface", other, "-o", "/dev/null", "-w", "%{http_code}"]

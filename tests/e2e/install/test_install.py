@@ -99,7 +99,7 @@ def test_make_lab_ends_with_where_to_look_and_what_was_made(server, closing):
     for bucket, key in keys:
         assert s3.head_object(Bucket=bucket, Key=key)["ContentLength"] > 0
     bucket, key, folder = re.search(
-        r"(?m)^report +s3://([^/]+)/(\S+report\.txt); mails lie in (\S+)$", closing
+        r"(?m)^report +s3://([^/]+)/(\S+report\.txt); mails are in (\S+)$", closing
     ).groups()
     report = s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
     assert all(f"  {line}" in closing for line in report.splitlines()) and len(list(Path(folder).iterdir())) == 1
