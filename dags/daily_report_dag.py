@@ -12,6 +12,9 @@ goes out when the report differs from the one that was mailed last.
 **Waiting for the shops?** Their file is `s3://<report_bucket>/incoming/report/receipts/dt=<day>/receipts.csv`.
 
 **To see it before others do**, tick *approval* (or set `report_approval`): the run then waits under *Required Actions*.
+
+Whoever may trigger a run may mail fewer people or ask for an approval. Other people are the administrator's:
+`report_recipients`, or their domain in `report_recipient_domains`.
 """
 
 from __future__ import annotations
@@ -131,6 +134,16 @@ def refuse_outdated(context: Any) -> None:
         raise AirflowFailException("another run made a newer report of this day: clear the task `render` to mail that")
 
 
+def recipients_of(asked: list[str], usual: str, domains: str) -> str:
+    """Return who is mailed. Each task that needs it asks anew, for whoever may trigger may also skip a task."""
+    from etl.report_recipients import recipients
+
+    try:
+        return recipients(asked, usual, domains)
+    except PermissionError as error:
+        raise AirflowFailException(str(error)) from None
+
+
 def read_rates(responses: list[Any], dag_run: Any) -> dict[str, str]:
     """Return the rates of all pages."""
     from etl import sales
@@ -154,17 +167,17 @@ def read_rates(responses: list[Any], dag_run: Any) -> dict[str, str]:
     },
     on_failure_callback=notify_failure,
     tags=["report", "s3"],
-    user_defined_macros={"day": day_of, "staging": staging_of},
+    user_defined_macros={"day": day_of, "staging": staging_of, "recipients": recipients_of},
     params={
         "approval": Param(
-            None, type=["null", "boolean"], description="Wait for an approval before the mail (else: report_approval)."
+            False, type="boolean", description="Wait for an approval before the mail, as always with report_approval."
         ),
         "mail": Param(True, type="boolean", description="Mail the report; without, it lies on S3 alone."),
         "recipients": Param(
             [],
             type="array",
             items={"type": "string", "format": "idn-email"},
-            description="Addresses, one a line (else: report_recipients).",
+            description="Some of report_recipients, or of report_recipient_domains, one a line.",
         ),
     },
     doc_md=__doc__,
@@ -246,9 +259,8 @@ def daily_report() -> None:
         params = get_current_context()["params"]
         if not params["mail"]:
             return None
-        given = params["approval"]
-        wanted = Variable.get("report_approval", default="false") if given is None else str(given)
-        return "approve" if wanted.lower() == "true" else "send_mail"
+        always = Variable.get("report_approval", default="false").lower() == "true"
+        return "approve" if always or params["approval"] else "send_mail"
 
     @task
     def note_mail(sha256: str, to: str) -> None:
@@ -256,7 +268,8 @@ def daily_report() -> None:
 
         daily_report.note_mail(bucket(), day(), sha256, to)
 
-    to = "{{ params.recipients | join(',') or var.value.get('report_recipients', '') }}"
+    usual, domains = (f"var.value.get('report_{name}', '')" for name in ("recipients", "recipient_domains"))
+    to = f"{{{{ recipients(params.recipients, {usual}, {domains}) }}}}"
     combined = combine(fetch_rates.output)
     load, rows = load_warehouse()
     report = render(combined, rows)

@@ -13,6 +13,7 @@ last page. To buy a day once more, delete `raw/x/posts/dt=<day>/` first.
 **Older days:** *Trigger → Backfill*. X shows a user's newest 3,200 posts and no more.
 
 Each field of the trigger form stands for one run; empty means the Airflow variable of that name with `x_` before it.
+Whoever may trigger a run may lower its budget; to raise it is the administrator's.
 """
 
 from __future__ import annotations
@@ -43,6 +44,32 @@ POSTS = Asset("x_posts")
 # A run without a logical date is about the day before it.
 END = "(dag_run.data_interval_end or dag_run.run_after.replace(hour=0, minute=0, second=0, microsecond=0))"
 SETTLE = "var.value.get('x_settle_minutes', 65)"
+# What may be said of one run. Airflow lets anything stand beside it, which counts for nothing.
+FORM = {
+    "usernames": Param(
+        [],
+        type="array",
+        items={"type": "string", "pattern": "^@?[A-Za-z0-9_]{1,15}$"},
+        maxItems=100,
+        uniqueItems=True,
+        description="X users to read, one a line.",
+    ),
+    "max_posts": Param(
+        None, type=["null", "integer"], minimum=5, description="Posts that the day may buy, up to x_max_posts."
+    ),
+    "max_usd": Param(
+        None, type=["null", "number"], minimum=0.03, description="USD that the day may cost, up to x_max_usd."
+    ),
+    "output_formats": Param(
+        [],
+        type="array",
+        items={"type": "string", "enum": ["csv", "parquet"]},
+        uniqueItems=True,
+        examples=["csv", "parquet"],
+        description="csv, and parquet beside it.",
+    ),
+    "strict": Param(None, type=["null", "boolean"], description="Fail where a user is not shown."),
+}
 
 
 class XRetryPolicy(RetryPolicy):
@@ -60,7 +87,7 @@ class XRetryPolicy(RetryPolicy):
 
 def setting(name: str, default: Any = "") -> Any:
     """Return the field of the trigger form, else the Airflow variable, else the default."""
-    given = get_current_context()["params"].get(name)
+    given = get_current_context()["params"][name] if name in FORM else None
     return Variable.get(f"x_{name}", default=default) if given in (None, "", []) else given
 
 
@@ -103,6 +130,18 @@ def bucket() -> Any:
     return storage.Storage(f"s3://{name}")
 
 
+def budget() -> Any:
+    """Return what the run's day may buy: what the variables allow, or less."""
+    from etl import twitter_etl
+
+    usual, params = twitter_etl.Budget(), get_current_context()["params"]
+    most = twitter_etl.Budget(
+        int(Variable.get("x_max_posts", default=usual.max_posts)),
+        float(Variable.get("x_max_usd", default=usual.max_usd)),
+    )
+    return most.lowered(params["max_posts"], params["max_usd"])
+
+
 def day() -> date:
     """Return the run's day."""
     from etl import twitter_etl
@@ -130,27 +169,7 @@ def day() -> date:
     },
     on_failure_callback=notify_failure,
     tags=["x", "s3"],
-    params={
-        "usernames": Param(
-            [],
-            type="array",
-            items={"type": "string", "pattern": "^@?[A-Za-z0-9_]{1,15}$"},
-            maxItems=100,
-            uniqueItems=True,
-            description="X users to read, one a line.",
-        ),
-        "max_posts": Param(None, type=["null", "integer"], minimum=5, description="Posts that the day may buy."),
-        "max_usd": Param(None, type=["null", "number"], minimum=0.03, description="USD that the day may cost."),
-        "output_formats": Param(
-            [],
-            type="array",
-            items={"type": "string", "enum": ["csv", "parquet"]},
-            uniqueItems=True,
-            examples=["csv", "parquet"],
-            description="csv, and parquet beside it.",
-        ),
-        "strict": Param(None, type=["null", "boolean"], description="Fail where a user is not shown."),
-    },
+    params=FORM,
     doc_md=__doc__,
 )
 def twitter() -> None:
@@ -165,6 +184,8 @@ def twitter() -> None:
     def resolve_users() -> list[dict[str, Any]]:
         from etl import twitter_etl
 
+        # Before a look-up costs anything.
+        budget()
         users = twitter_etl.resolve_users(
             client(), bucket(), words(setting("usernames")), day(), switch("strict", "false")
         )
@@ -174,12 +195,8 @@ def twitter() -> None:
     def fetch_posts(user: dict[str, Any]) -> dict[str, Any]:
         from etl import twitter_etl
 
-        default = twitter_etl.Budget()
-        budget = twitter_etl.Budget(
-            int(setting("max_posts", default.max_posts)), float(setting("max_usd", default.max_usd))
-        )
         owner = twitter_etl.User(**user)
-        return asdict(twitter_etl.extract(client(), bucket(), owner, day(), budget, switch("expand", "true")))
+        return asdict(twitter_etl.extract(client(), bucket(), owner, day(), budget(), switch("expand", "true")))
 
     @task(outlets=[POSTS])
     def publish(extractions: list[dict[str, Any]]) -> dict[str, Any]:

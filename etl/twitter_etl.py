@@ -86,6 +86,17 @@ class Budget:
     max_posts: int = 20_000
     max_usd: float = 100.0
 
+    def lowered(self, max_posts: int | None, max_usd: float | None) -> Budget:
+        """Return the budget of a run that asks for less; None asks for nothing. Raises XApiError for more."""
+        asked = Budget(self.max_posts if max_posts is None else max_posts, self.max_usd if max_usd is None else max_usd)
+        for name in ("max_posts", "max_usd"):
+            if getattr(asked, name) > getattr(self, name):
+                raise XApiError(
+                    f"{name} is {getattr(asked, name)}, above the {getattr(self, name)} of the variable x_{name}: ask "
+                    f"for less, or raise airflow_variables.x_{name} and run playbooks/site.yml --tags airflow"
+                )
+        return asked
+
 
 @dataclass(frozen=True)
 class Extraction:

@@ -66,6 +66,17 @@ def _cgroups(lab: Lab, identity: str) -> list[Path]:
     return [Path(words[1]) / f"{lab.name}-{identity}" for words in mounts if words[2] in ("cgroup", "cgroup2")]
 
 
+def killed_for_memory(lab: Lab, identity: str) -> int:
+    """How many processes the kernel ended because the machine's memory was full."""
+    killed = 0
+    for group in _cgroups(lab, identity):
+        for file in ("memory.oom_control", "memory.events"):
+            with contextlib.suppress(OSError):
+                counts = dict(line.split() for line in (group / file).read_text().splitlines())
+                killed += int(counts["oom_kill"])
+    return killed
+
+
 def _enter_cgroups(lab: Lab, machine: Machine) -> None:
     # In a shared group systemd would find, and stop, the processes of another machine's units.
     for group in _cgroups(lab, machine.id):
@@ -86,6 +97,8 @@ def _plug_in(lab: Lab, machine: Machine) -> Path:
     if not Path("/sys/class/net", cable).exists():
         subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
         run("ip", "netns", "add", name)
+        # A new machine is no router, whatever this one is.
+        run("ip", "netns", "exec", name, "sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")
         card = ["name", "ens5", "address", machine.mac, "netns", name]
         run("ip", "link", "add", cable, "type", "veth", "peer", *card)
         run("ip", "link", "set", cable, "master", lab.bridge, "up")
@@ -124,6 +137,8 @@ def boot(lab: Lab, identity: str) -> int:
 
     signal.signal(signal.SIGTERM, power_off)
     signal.signal(signal.SIGHUP, reboot)
+    # The network is the machine's own, so its kernel settings are too.
+    environment = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
     code = REBOOT
     while code == REBOOT and not stopping:
         command = [
@@ -135,7 +150,7 @@ def boot(lab: Lab, identity: str) -> int:
             f"--machine={lab.name}-{identity}",
             *[f"--bind={source}:{target}" for source, target in caches.items()],
         ]
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
         if stopping:
             child.send_signal(signal.SIGTERM)
         code = child.wait()

@@ -54,6 +54,8 @@ def write(lab: Lab, stack: str = "airstrip", warehouse: str | None = None, **set
         "airflow_pools": {"x_api": 2},
         # The machine has the memory of its type, and says that it has the controller's.
         "airflow_task_memory": 600,
+        # All machines share it, and no virtualenv can share its files.
+        "airflow_package_cache_mb": 100_000,
         "airflow_connections": {
             "x_api": {
                 "conn_type": "http",

@@ -54,6 +54,9 @@ options:
   keep:
     description: How many releases stay.
     type: int
+  keep_mb:
+    description: MB that those before the live one may take, with the virtualenvs that they alone need.
+    type: int
   break_lock:
     description: Whether to go on although somebody else seems to be at it.
     type: bool
@@ -376,7 +379,7 @@ class Step:
 
     def finish(self) -> dict:
         with self.working():
-            gone = self.releases.prune(self.given["keep"], set(self.ask("needed")))
+            gone = self.releases.prune(self.given["keep"], self.given["keep_mb"] * 2**20, set(self.ask("needed")))
             self.releases.prune_virtualenvs(VIRTUALENV)
             self.releases.end()
             self.releases.unlock(self.owner)
@@ -422,6 +425,7 @@ def main() -> None:
             "import_seconds": {"type": "int"},
             "live_seconds": {"type": "int"},
             "keep": {"type": "int"},
+            "keep_mb": {"type": "int"},
             "break_lock": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

@@ -217,10 +217,22 @@ class Releases:
             os.utime(path)
         link(self.root / "current", f"releases/{release}")
 
-    def prune(self, keep: int, needed: set[str]) -> list[str]:
-        """Remove those that never were live, and all but the newest, the live one and those that are needed."""
+    def prune(self, keep: int, room: int, needed: set[str]) -> list[str]:
+        """Remove those that never were live, and all but the newest, the live one and those that are needed.
+
+        Of the newest those stay that fit into `room` bytes beside the live one, and the one before it in any case.
+        """
         releases = [name for name in self.all() if self.state(name)]
-        kept = needed | {self.live()} | set(releases[-max(keep, 1) :])
+        kept = needed | {self.live()} | set(releases[-2:] if keep > 1 else [])
+        paid = {self._virtualenv(name) for name in kept if name}
+        for name in reversed(releases[-max(keep, 1) :]):
+            virtualenv = self._virtualenv(name)
+            if name not in kept:
+                room -= size(self.folder(name)) + (0 if virtualenv in paid else size(virtualenv))
+            if room < 0:
+                break
+            kept.add(name)
+            paid.add(virtualenv)
         gone = [name for name in self.all() if name not in kept]
         for name in gone:
             # A release without its manifest counts no more, should this be cut off.
@@ -230,13 +242,21 @@ class Releases:
                 shutil.rmtree(folder)
         return gone
 
+    def _virtualenv(self, release: str) -> Path:
+        return Path(self.manifest(release)["virtualenv"])
+
     def prune_virtualenvs(self, live: Path) -> None:
         """Remove the virtualenvs in which no release runs and no process either."""
-        used = {live.resolve(), *(Path(self.manifest(release)["virtualenv"]) for release in self.all())}
+        used = {live.resolve(), *map(self._virtualenv, self.all())}
         # Only what the role airflow made and has finished.
         for folder in VIRTUALENVS.glob("[0-9a-f]" * 12):
             if folder not in used and (folder / COMPLETE).exists() and not in_use(folder):
                 shutil.rmtree(folder)
+
+
+def size(folder: Path) -> int:
+    """The bytes that a folder takes on the disk."""
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
 
 
 def in_use(folder: Path) -> bool:

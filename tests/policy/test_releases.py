@@ -56,9 +56,27 @@ def test_only_what_somebody_went_back_from_is_withdrawn(releases):
 
 
 def test_pruning_keeps_what_is_live_and_what_is_needed(releases):
-    assert releases.prune(1, {"r1"}) == ["r3"]
+    assert releases.prune(1, 10**9, {"r1"}) == ["r3"]
     assert releases.all() == ["r1", "r2"] and releases.live() == "r2"
-    assert releases.prune(1, set()) == ["r1"]
+    assert releases.prune(1, 10**9, set()) == ["r1"]
+
+
+def test_pruning_counts_bytes_and_the_packages_that_older_releases_alone_need(releases, tmp_path):
+    """r4 is live; r3 is the way back; r2 and r1 share a virtualenv of their own."""
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "package").write_bytes(b"x" * 2**20)
+    for name, virtualenv in (("r1", "old"), ("r2", "old"), ("r3", "new"), ("r4", "new")):
+        folder = releases.folder(name)
+        folder.mkdir(exist_ok=True)
+        about = {"files": {}, "virtualenv": str(tmp_path / virtualenv), "dags": {}}
+        (folder / module.MANIFEST).write_text(json.dumps(about))
+        releases.mark(name, "live")
+    releases.switch("r4")
+    assert releases.prune(10, 2**20 + 10**5, set()) == []
+    assert releases.prune(10, 10**5, {"r1"}) == []
+    assert releases.prune(10, 10**5, set()) == ["r1", "r2"]
+    assert releases.prune(10, 0, set()) == [] and releases.all() == ["r3", "r4"]
 
 
 def test_an_edited_file_and_a_lost_link_are_seen(releases):

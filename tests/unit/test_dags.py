@@ -63,6 +63,30 @@ def test_a_task_comes_back_when_x_says_and_only_where_that_helps(dags, error, ac
         assert (decision.retry_delay and decision.retry_delay.total_seconds()) == seconds
 
 
+def test_what_the_trigger_form_does_not_ask_cannot_be_said(dags, monkeypatch):
+    """Airflow takes any key with a run: the bucket, for one, is the administrator's."""
+    task = dags["twitter"].get_task("publish").python_callable.__globals__
+    monkeypatch.setenv("AIRFLOW_VAR_X_BUCKET", "ours")
+    monkeypatch.setitem(task, "get_current_context", lambda: {"params": {"bucket": "theirs", "usernames": ["nasa"]}})
+    assert task["setting"]("bucket") == "ours" and task["setting"]("usernames") == ["nasa"]
+
+
+def test_an_approval_that_is_always_wanted_cannot_be_left_out(dags, monkeypatch):
+    choose = dags["daily_report"].get_task("choose").python_callable
+    monkeypatch.setattr("etl.daily_report.was_mailed", lambda *_: False)
+    for name in ("bucket", "day"):
+        monkeypatch.setitem(choose.__globals__, name, lambda: None)
+    for always, asked, chosen in (
+        ("true", False, "approve"),
+        ("false", True, "approve"),
+        ("false", False, "send_mail"),
+    ):
+        monkeypatch.setenv("AIRFLOW_VAR_REPORT_APPROVAL", always)
+        params = {"mail": True, "approval": asked}
+        monkeypatch.setitem(choose.__globals__, "get_current_context", lambda params=params: {"params": params})
+        assert choose("sha256", "a@x.example") == chosen
+
+
 def test_every_dag_tells_of_its_failure(dags):
     assert all(dag.on_failure_callback is notify_failure for dag in dags.values())
 

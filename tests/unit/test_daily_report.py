@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 
 from etl import daily_report
+from etl.report_recipients import recipients
 from etl.sales import Count
 
 DAY = date(2026, 11, 3)
@@ -138,3 +139,13 @@ def test_what_was_given_back_hangs_below_zero():
     assert [(bar.get_y(), bar.get_height()) for own in bars.values() for bar in own] == [(0, 100), (0, -90)]
     lowest, highest = axes.get_ylim()
     assert lowest < -90 and highest > 100
+
+
+def test_who_triggers_a_run_may_mail_fewer_people_and_no_strangers():
+    assert recipients([], "a@x.example, b@x.example") == "a@x.example, b@x.example"
+    assert recipients(["B@x.example"], "a@x.example, b@x.example") == "B@x.example"
+    assert recipients(["c@y.example"], "", "x.example, Y.example") == "c@y.example"
+    strangers = ["c@x.example", "c@y.example.evil", "c@evil.y.example", "y.example"]
+    for stranger in [*strangers, "c@evil.example,d@y.example", "<c@evil.example> d@y.example"]:
+        with pytest.raises(PermissionError, match=r"may not be mailed: .*report_recipients.*report_recipient_domains"):
+            recipients(["a@x.example", stranger], "a@x.example", "y.example")

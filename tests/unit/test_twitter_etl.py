@@ -365,6 +365,16 @@ def test_the_budget_of_posts_ends_the_run_and_what_was_bought_is_kept(x, client,
     assert x.usd == round(730 * 0.005 + 0.01, 3)
 
 
+def test_who_triggers_a_run_may_lower_its_budget_and_not_raise_it():
+    usual = Budget(max_posts=100, max_usd=5.0)
+    assert usual.lowered(None, None) == usual
+    assert usual.lowered(50, 0.5) == Budget(50, 0.5)
+    with pytest.raises(x_api.XApiError, match=r"max_posts is 101, above the 100 .*airflow_variables.x_max_posts"):
+        usual.lowered(101, None)
+    with pytest.raises(x_api.XApiError, match=r"max_usd is 5.01, above the 5.0 .*airflow_variables.x_max_usd"):
+        usual.lowered(None, 5.01)
+
+
 def test_the_budget_of_money_holds_for_all_users_together(x, client, storage, busy):
     x.people.append(Person("8", "busier", posts_per_day=900))
     with pytest.raises(BudgetSpent, match="x_max_usd"):

@@ -281,6 +281,21 @@ def test_a_report_that_needs_an_approval_waits_for_it(server, api, answer, sent,
     assert len(mails(server, f"Daily report {day}")) == sent
 
 
+def test_who_triggers_a_run_cannot_mail_the_report_to_a_stranger(server, api):
+    day = like(1, 54)
+    database.deliver(server.lab, BUCKET, day)
+    run = start(server, api, DAG, day, recipients=["outsider@evil.example"])
+    wait(server, api, DAG, run, "failed")
+    log_says(server, run, "check_settings", "outsider@evil.example may not be mailed")
+    # Neither where the task that says so is skipped.
+    url = f"{server.url}/api/v2/dags/{DAG}/dagRuns/{run}/taskInstances/check_settings"
+    assert api.patch(url, json={"new_state": "success"}).status_code == 200
+    clear(server, api, DAG, run, task_ids=["receipts_have_come"], include_downstream=True)
+    wait(server, api, DAG, run, "failed")
+    log_says(server, run, "choose", "outsider@evil.example may not be mailed")
+    assert mails(server, f"Daily report {day}") == []
+
+
 def test_nothing_is_left_of_a_run_but_its_sales(server, api):
     query = "select tablename from pg_tables where schemaname = 'public'"
     assert server.sql(query, "warehouse").split() == ["sales"]
