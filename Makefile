@@ -82,7 +82,7 @@ unit-alone: build/airflow/done
 	$(UNIT)
 
 .PHONY: bench
-bench: setup build/airflow/done ## Measure, compare, write the README's table; one group with NAME=install, memory, tasks, faults, releases, restarts, etl or report
+bench: setup build/airflow/done ## Measure, compare, write the README's table; one group with NAME=install, memory, tasks, faults, doors, releases, restarts, etl or report
 	$(BIN)/python -m tests.bench $(NAME)
 
 .PHONY: soak

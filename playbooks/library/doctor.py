@@ -54,7 +54,21 @@ from pathlib import Path  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.findings import Sick, examine  # noqa: E402
 
-CHECKS = ("units", "health", "database", "dags", "disk", "clock", "certificate", "versions", "secrets", "reboot")
+CHECKS = (
+    "units",
+    "health",
+    "database",
+    "dags",
+    "disk",
+    "clock",
+    "certificate",
+    "versions",
+    "secrets",
+    "libraries",
+    "reboot",
+)
+# Whoever restarts these ends sessions.
+AT_A_REBOOT = ("dbus", "getty@", "serial-getty@", "systemd-", "user@")
 API = "http://127.0.0.1:8080/api/v2"
 
 
@@ -71,7 +85,10 @@ class Doctor:
         self.administrator, self.database_name = module.params["administrator"], module.params["database"]
 
     def output(self, *command: str) -> str:
-        code, out, err = self.module.run_command(list(command))
+        try:
+            code, out, err = self.module.run_command(list(command), handle_exceptions=False)
+        except OSError as error:
+            raise Sick(f"{command[0]}: {error.strerror}", "run playbooks/site.yml") from None
         if code:
             said = (err or out).strip().splitlines()[-1:] or ["nothing"]
             raise Sick(
@@ -158,6 +175,17 @@ class Doctor:
         if loose:
             raise Sick(f"readable by others: {loose}", "run playbooks/site.yml --tags airflow")
         return "only root reads them"
+
+    def libraries(self) -> str:
+        units = re.findall(r"(?m)^NEEDRESTART-SVC: (\S+)", self.output("needrestart", "-b", "-r", "l"))
+        if units:
+            ours = [unit for unit in units if unit.startswith("airflow-")]
+            late = [unit for unit in units if unit.startswith(AT_A_REBOOT)]
+            others = [unit for unit in units if unit not in [*ours, *late]]
+            fixes = ["sudo airflow-restart"] * bool(ours) + ["run playbooks/reboot.yml"] * bool(late)
+            fixes += [f"sudo systemctl restart {' '.join(others)}"] * bool(others)
+            raise Sick(f"an upgrade replaced what these still use: {', '.join(units)}", "; ".join(fixes))
+        return "every service uses what is installed"
 
     def reboot(self) -> str:
         if Path("/run/reboot-required").exists():

@@ -11,6 +11,7 @@ from ipaddress import IPv4Network
 from lab import __main__ as commands
 from lab.settings import Lab
 from tests.bench import figures
+from tests.bench.doors import doors
 from tests.bench.etl import etl, report
 from tests.bench.faults import faults
 from tests.bench.installation import install, memory
@@ -26,6 +27,7 @@ ON_A_SERVER: dict[str, Callable[[Server], Samples]] = {
     "memory": memory,
     "tasks": tasks,
     "faults": faults,
+    "doors": doors,
     "releases": releases,
     "restarts": restarts,
 }

@@ -40,6 +40,7 @@ WELL = {
     "runuser": (0, ""),
     "openssl": (0, "notAfter=Jan  1 00:00:00 2040 GMT"),
     "find": (0, ""),
+    "needrestart": (0, "NEEDRESTART-VER: 3.11\n"),
 }
 Usage = namedtuple("Usage", "total used free")
 
@@ -63,7 +64,9 @@ class Host:
             exists=lambda: name in self.files, read_text=lambda: self.files[name], glob=lambda _: [installed]
         )
 
-    def run_command(self, command: list[str]) -> tuple[int, str, str]:
+    def run_command(self, command: list[str], **_) -> tuple[int, str, str]:
+        if command[0] not in self.commands:
+            raise FileNotFoundError(2, "No such file or directory")
         code, said = self.commands[command[0]]
         return code, said, ""
 
@@ -96,6 +99,7 @@ WRONG = {
     "certificate": (wrong("commands", {"openssl": (0, "notAfter=Jan  1 00:00:00 2020 GMT")}), "certbot renew"),
     "versions": (wrong("api", {"/version": {"version": "3.2.0"}}), "Airflow 3.2.0 runs but 3.3.2 is installed"),
     "secrets": (wrong("commands", {"find": (0, "/etc/airflow/secrets/jwt_secret")}), "readable by others"),
+    "libraries": (wrong("commands", {"needrestart": (0, "NEEDRESTART-SVC: nginx.service")}), "systemctl restart nginx"),
     "reboot": (wrong("files", {"/run/reboot-required": ""}), "playbooks/reboot.yml"),
 }
 
@@ -115,6 +119,20 @@ def test_what_cannot_be_looked_at_is_a_finding_and_stops_no_other(host):
     findings = host.findings()
     assert {name for name, each in findings.items() if not each["ok"]} == {"health", "database", "dags", "versions"}
     assert "could not connect to server" in findings["database"]["line"]
+
+
+def test_a_command_that_is_missing_is_a_finding_and_stops_no_other(host):
+    del host.commands["needrestart"]
+    findings = host.findings()
+    assert [name for name, each in findings.items() if not each["ok"]] == ["libraries"]
+    assert "needrestart: No such file" in findings["libraries"]["line"]
+
+
+def test_what_uses_an_old_library_is_restarted_as_it_can_bear(host):
+    units = ["airflow-triggerer.service", "nginx.service", "dbus.service"]
+    host.commands["needrestart"] = (0, "".join(f"NEEDRESTART-SVC: {unit}\n" for unit in units))
+    fix = host.findings()["libraries"]["line"].partition("fix: ")[2]
+    assert fix == "sudo airflow-restart; run playbooks/reboot.yml; sudo systemctl restart nginx.service"
 
 
 class Door:

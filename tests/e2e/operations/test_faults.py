@@ -182,6 +182,12 @@ FAULTS = {
         "mv /root/admin_password /etc/airflow/secrets/",
         "FAIL login admin gets 401",
     ),
+    "a service runs what an upgrade replaced": Fault(
+        "cp /usr/bin/sleep /usr/local/bin/old && systemd-run --quiet --unit=old /usr/local/bin/old 900 && "
+        "cp /usr/bin/sleep /usr/local/bin/new && mv /usr/local/bin/new /usr/local/bin/old",
+        "systemctl stop old; rm /usr/local/bin/old",
+        "FAIL libraries an upgrade replaced what these still use: old.service; fix: sudo systemctl restart old.service",
+    ),
     "a port is open to everybody": Fault(
         "systemd-run --quiet --unit=listener python3 -m http.server 8793",
         "systemctl stop listener",
@@ -249,6 +255,8 @@ def test_without_a_certificate_one_is_made_and_kept(server):
     assert server.play("site.yml", "--tags", "nginx", "-e", "nginx_certificate=self-signed").changed == 0
     served = ssl.get_server_certificate((server.address, 443))
     assert served.strip() in server.run("cat /etc/nginx/tls/certificate.pem")
+    # The doctor trusts it, because it has it by SSH.
+    server.play("check.yml", "-e", "nginx_certificate=self-signed")
     server.play("site.yml", "--tags", "nginx")
     assert server.session().get(f"{server.url}/api/v2/version").status_code == 200
 

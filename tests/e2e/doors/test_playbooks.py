@@ -1,0 +1,78 @@
+"""What the playbooks refuse, and what they make good: keys of operators, a lost key, a second run, a cut-off one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+
+from tests.server import wait_until
+
+
+def test_who_may_log_in_is_a_list(server, tmp_path):
+    """A second operator comes and goes, and the first keeps the key."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "second"], check=True)
+    mine = server.lab.private_key.with_suffix(".pub").read_text().strip()
+    second = (tmp_path / "second.pub").read_text().strip()
+    options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes"]
+    ssh = ["ssh", *options, "-o", "BatchMode=yes", "-i", tmp_path / "second", f"admin@{server.address}", "true"]
+    for keys, status in (([mine, second], 0), ([mine], 255)):
+        server.play("site.yml", "--tags", "base", "-e", json.dumps({"base_ssh_keys": keys}))
+        assert subprocess.run(ssh, capture_output=True, check=False).returncode == status
+    refused = server.play("site.yml", "--tags", "base", "-e", json.dumps({"base_ssh_keys": ["a"]}), succeeds=False)
+    assert "nobody could log in any more" in refused.words and refused.changed == 0
+
+
+def test_a_lost_key_of_encryption_is_never_replaced_in_silence(server):
+    server.run("cd /etc/airflow/secrets && mv fernet_key /root/fernet_key")
+    try:
+        refused = server.play("site.yml", "--tags", "airflow", succeeds=False)
+        assert "put that file back from a backup" in refused.words
+        server.run("! test -e /etc/airflow/secrets/fernet_key")
+    finally:
+        server.run("mv /root/fernet_key /etc/airflow/secrets/fernet_key")
+
+
+def test_a_second_run_is_refused_and_told_whose_the_first_is(server):
+    first = server.begin("site.yml")
+    try:
+        mine = f'"process": {first.pid}'
+        wait_until(lambda: mine in server.run("cat /srv/airflow/lock"), 60, "the first does not lock")
+        os.kill(first.pid, signal.SIGSTOP)
+        for playbook in ("site.yml", "update.yml"):
+            assert "has been at the host since" in server.play(playbook, succeeds=False).words
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+        output, _ = first.communicate()
+    assert first.returncode == 0, output[-3000:]
+    assert server.run("cat /srv/airflow/lock").strip() == ""
+
+
+WRITTEN = {
+    "base": "/etc/ssh/sshd_config.d/10-airstrip.conf",
+    "nginx": "/etc/nginx/conf.d/airflow.conf",
+    "postgresql": "/etc/postgresql/17/main/pg_hba.conf",
+}
+
+
+def test_what_a_run_wrote_and_did_not_apply_is_applied_by_the_next(server):
+    for role, path in WRITTEN.items():
+        server.run(f"mkdir -p /var/lib/airstrip/pending && echo {path} > /var/lib/airstrip/pending/{role}")
+    tasks = server.play("site.yml").output
+    for handler in ("Reload the SSH server", "Reload or restart nginx", "Reload PostgreSQL"):
+        assert re.search(rf"RUNNING HANDLER \[\w+ : {handler}\] \**\nchanged", tasks), handler
+    assert server.run("ls /var/lib/airstrip/pending") == ""
+    assert server.play("site.yml").changed == 0
+
+
+def test_with_the_database_down_the_doctor_speaks_of_all_the_rest(server):
+    server.run("systemctl stop postgresql@17-main; touch /run/reboot-required")
+    try:
+        said = server.play("check.yml", succeeds=False).words
+    finally:
+        server.run("systemctl start postgresql@17-main; rm /run/reboot-required")
+    for line in ("FAIL database", "FAIL dags", "FAIL reboot", "ok disk", "ok tls", "ok closed paths", "ok secrets"):
+        assert line in said, line
+    server.wait_until_healthy()
