@@ -20,6 +20,8 @@ UNIT := AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=. PYTHONUNBUFFERED=
         --cov=etl --cov-report=term --cov-fail-under=95
 IN_LANES := --numprocesses=$(LANES) --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Wherever the environment forbids bytecode: Ansible is begun some hundred times, and would be compiled each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the targets

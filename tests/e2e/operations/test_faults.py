@@ -101,7 +101,7 @@ DRIFTS = {
     ),
     "a package of the virtualenv removed": Drift(
         "cd /opt/airflow && uv-*/bin/uv pip uninstall -q -p venv/bin/python tweepy",
-        "TASK [airflow : Install Airflow]",
+        "TASK [airflow : Install uv, and with it Airflow into the virtualenv]",
         "airflow-run python -c 'import tweepy; print(1)'",
         "1",
     ),
