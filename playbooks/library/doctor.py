@@ -43,16 +43,16 @@ findings:
   returned: always
 """
 
-import calendar  # noqa: E402 (Ansible wants the documentation first)
-import json  # noqa: E402
-import re  # noqa: E402
-import shutil  # noqa: E402
-import time  # noqa: E402
-import urllib.request  # noqa: E402
-from pathlib import Path  # noqa: E402
+import calendar
+import json
+import re
+import shutil
+import time
+import urllib.request
+from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.findings import Sick, examine  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.findings import Sick, examine
 
 CHECKS = (
     "units",
@@ -69,6 +69,7 @@ CHECKS = (
 )
 # Whoever restarts these ends sessions.
 AT_A_REBOOT = ("dbus", "getty@", "serial-getty@", "systemd-", "user@")
+PROGRAMS = "/opt/airflow/airstrip/airstrip"
 API = "http://127.0.0.1:8080/api/v2"
 
 
@@ -120,7 +121,7 @@ class Doctor:
 
     def database(self) -> str:
         state = json.loads(
-            self.output("airflow-run", "python", "/opt/airflow/libexec/database.py", "state", self.administrator)
+            self.output("airflow-run", "python", "-P", f"{PROGRAMS}/database.py", "state", self.administrator)
         )
         if state["migration_needed"]:
             raise Sick("the schema is not this Airflow's", "sudo airflow db migrate, or run playbooks/site.yml")

@@ -50,14 +50,14 @@ findings:
   returned: always
 """
 
-import http.client  # noqa: E402 (Ansible wants the documentation first)
-import json  # noqa: E402
-import socket  # noqa: E402
-import ssl  # noqa: E402
-from concurrent.futures import ThreadPoolExecutor  # noqa: E402
+import http.client
+import json
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.findings import Sick, examine  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.findings import Sick, examine
 
 CLOSED_PATHS = ("/execution/health", "/docs", "/redoc", "/openapi.json", "/auth/docs", "/auth/openapi.json")
 # PostgreSQL, Redis, Airflow's own server, its log servers and its scheduler's health port.

@@ -97,18 +97,18 @@ said:
   returned: for C(choose) and C(switch)
 """
 
-import base64  # noqa: E402 (Ansible wants the documentation first)
-import io  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import tarfile  # noqa: E402
-import time  # noqa: E402
-import urllib.request  # noqa: E402
-from contextlib import contextmanager, suppress  # noqa: E402
-from pathlib import Path  # noqa: E402
+import base64
+import io
+import json
+import os
+import tarfile
+import time
+import urllib.request
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.releases import (  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.releases import (
     COMPLETE,
     LIVE,
     MANIFEST,

@@ -40,12 +40,12 @@ secrets:
   returned: always
 """
 
-import base64  # noqa: E402 (Ansible wants the documentation first)
-import os  # noqa: E402
-import secrets  # noqa: E402
-import stat  # noqa: E402
+import base64
+import os
+import secrets
+import stat
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 GENERATORS = {
     "token": lambda: secrets.token_hex(32),

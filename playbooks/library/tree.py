@@ -62,15 +62,15 @@ paths:
   returned: always
 """
 
-import grp  # noqa: E402 (Ansible wants the documentation first)
-import os  # noqa: E402
-import pwd  # noqa: E402
-import shutil  # noqa: E402
-import stat  # noqa: E402
-import tempfile  # noqa: E402
-from contextlib import suppress  # noqa: E402
+import grp
+import os
+import pwd
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 
 class Refused(Exception):

@@ -65,11 +65,11 @@ stopped:
   returned: always
 """
 
-import glob  # noqa: E402 (Ansible wants the documentation first)
-import os  # noqa: E402
-from datetime import UTC, datetime  # noqa: E402
+import glob
+import os
+from datetime import UTC, datetime
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 PROPERTIES = ["Id", "ActiveState", "UnitFileState", "NeedDaemonReload", "InactiveExitTimestamp"]
 # "static" units have nothing to enable.

@@ -280,18 +280,25 @@ def test_no_unit_of_ours_is_exposed(server):
         assert float(re.search(r": ([0-9.]+) ", said)[1]) <= limit, said
 
 
-def test_logs_go_before_they_fill_the_disk(server):
-    folder = "/var/log/airflow/dag_id=old"
+def test_logs_and_packages_go_before_they_fill_the_disk(server):
+    """The unit as it is shipped, but with places and limits that make it act."""
+    folder, cache = "/var/log/airflow/dag_id=old", "/var/cache/probe"
     server.run(f"mkdir -p {folder} && fallocate -l 20M {folder}/attempt=1.log && touch -d '2 days ago' {folder}/*")
+    server.run(f"mkdir -p {cache} && fallocate -l 2M {cache}/wheel")
     newest = server.run("find /var/log/airflow -type f -mmin -50 | wc -l")
-    limited = "/run/systemd/system/airflow-tidy.service.d"
-    command = "/opt/airflow/venv/bin/python -I -m airstrip.tidy logs /var/log/airflow 10"
-    server.run(f"mkdir -p {limited} && printf '[Service]\\nExecStart=\\nExecStart={command}\\n' > {limited}/small.conf")
+    settings, program = "/run/systemd/system/airstrip-tidy.service.d", "/opt/airflow/airstrip/airstrip/tidy.py"
+    lines = [
+        "[Service]",
+        "ExecStart=",
+        f"ExecStart=/usr/bin/python3 -P {program} logs /var/log/airflow 10",
+        f"ExecStart=/usr/bin/python3 -P {program} cache {cache} 1 $(ls -d /opt/airflow/uv-*/bin/uv)",
+        f"ReadWritePaths={cache}",
+    ]
+    server.run(f"mkdir -p {settings} && cat > {settings}/small.conf <<END\n" + "\n".join(lines) + "\nEND\n")
     try:
-        server.run("systemctl daemon-reload && systemctl start airflow-tidy")
+        server.run("systemctl daemon-reload && systemctl start airstrip-tidy")
     finally:
-        server.run(f"rm -r {limited} && systemctl daemon-reload")
-    server.run(f"! test -e {folder}/attempt=1.log")
-    assert server.run("find /var/log/airflow -type f -mmin -50 | wc -l") >= newest
-    # As it is shipped, the cache too.
-    server.run("systemctl start airflow-tidy && systemctl is-active airflow-tidy.timer")
+        server.run(f"rm -r {settings} && systemctl daemon-reload")
+    server.run(f"! test -e {folder}/attempt=1.log && ! test -e {cache}/wheel")
+    assert int(server.run("find /var/log/airflow -type f -mmin -50 | wc -l")) >= int(newest)
+    server.run("systemctl start airstrip-tidy && systemctl is-active airstrip-tidy.timer")

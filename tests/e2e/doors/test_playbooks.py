@@ -51,7 +51,7 @@ def test_a_second_run_is_refused_and_told_whose_the_first_is(server):
 
 
 WRITTEN = {
-    "base": "/etc/ssh/sshd_config.d/10-airstrip.conf",
+    "base": "/etc/ssh/sshd_config.d/10-airstrip.conf\n/usr/local/share/ca-certificates/airstrip-1.crt",
     "nginx": "/etc/nginx/conf.d/airflow.conf",
     "postgresql": "/etc/postgresql/17/main/pg_hba.conf",
 }
@@ -59,9 +59,14 @@ WRITTEN = {
 
 def test_what_a_run_wrote_and_did_not_apply_is_applied_by_the_next(server):
     for role, path in WRITTEN.items():
-        server.run(f"mkdir -p /var/lib/airstrip/pending && echo {path} > /var/lib/airstrip/pending/{role}")
+        server.run(f"mkdir -p /var/lib/airstrip/pending && echo '{path}' > /var/lib/airstrip/pending/{role}")
     tasks = server.play("site.yml").output
-    for handler in ("Reload the SSH server", "Reload or restart nginx", "Reload PostgreSQL"):
+    for handler in (
+        "Read the trusted authorities again",
+        "Reload the SSH server",
+        "Reload or restart nginx",
+        "Reload PostgreSQL",
+    ):
         assert re.search(rf"RUNNING HANDLER \[\w+ : {handler}\] \**\nchanged", tasks), handler
     assert server.run("ls /var/lib/airstrip/pending") == ""
     assert server.play("site.yml").changed == 0

@@ -283,6 +283,18 @@ def test_a_killed_service_comes_back(server, unit):
     wait_until(back, 90, lambda: server.run(f"systemctl status --no-pager {unit}", check=False))
 
 
+def test_where_the_new_one_cannot_start_the_old_one_goes_on(server):
+    old, broken = server.unit("scheduler"), "/run/systemd/system/airflow-scheduler@.service.d"
+    server.run(f"mkdir -p {broken} && printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' > {broken}/broken.conf")
+    try:
+        *_, last, code = server.run("systemctl daemon-reload; airflow-restart scheduler 2>&1; echo $?").splitlines()
+    finally:
+        server.run(f"rm -r {broken} && systemctl daemon-reload")
+    assert code == "1" and re.match(rf"airflow-scheduler@[ab].service did not start, {old} goes on", last)
+    assert server.unit("scheduler") == old
+    assert "has taken over" in server.run("airflow-restart scheduler")
+
+
 def test_all_of_it_stops_and_starts(server):
     main_processes = "systemctl show -p MainPID --value 'airflow-*.service' | sort"
     before = server.run(main_processes).split()

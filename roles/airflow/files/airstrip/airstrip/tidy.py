@@ -1,7 +1,7 @@
-"""Keep what grows by itself within its bytes; airflow-tidy.timer runs it.
+"""Keep what grows by itself within its bytes; airstrip-tidy.timer runs it.
 
-python -m airstrip.tidy logs FOLDER MEGABYTES       removes the oldest files
-python -m airstrip.tidy cache FOLDER MEGABYTES UV   empties uv's cache, where more lies there alone
+tidy.py logs FOLDER MEGABYTES       removes the oldest files
+tidy.py cache FOLDER MEGABYTES UV   empties uv's cache, where more lies there alone
 """
 
 from __future__ import annotations

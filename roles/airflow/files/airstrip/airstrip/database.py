@@ -1,10 +1,13 @@
-{{ ansible_managed | comment }}
 """The state of the metadata database, without the seconds that importing Airflow takes.
 
 database.py state USERNAME  prints a JSON object: migration_needed; administrator_current, which says
                             whether the user exists with the password of the secrets; and pools with their slots
 database.py wait            waits until the database answers at the revision that this Airflow needs
+
+It is run as a file, with whatever virtualenv is live, so that it is the same for all of them.
 """
+
+from __future__ import annotations
 
 import ast
 import json
@@ -13,6 +16,7 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 from werkzeug.security import check_password_hash
@@ -26,29 +30,33 @@ POOLS = "SELECT to_regclass('slot_pool')"
 WAIT_SECONDS = 60
 
 
-def credential(name):
+def credential(name: str) -> str:
+    """Return a secret of this unit."""
     return Path(os.environ["CREDENTIALS_DIRECTORY"], name).read_text().strip()
 
 
-def connect():
+def connect() -> Any:
+    """Connect as Airflow does."""
     return psycopg2.connect(credential("database_url").replace("+psycopg2", "", 1), connect_timeout=5)
 
 
-def scalar(connection, query, *values):
+def scalar(connection: Any, query: str, *values: Any) -> Any:
+    """Return the one value of a query, or nothing."""
     with connection.cursor() as cursor:
         cursor.execute(query, values)
         row = cursor.fetchone()
-    return row and row[0]
+    return row[0] if row else None
 
 
-def rows(connection, query):
+def rows(connection: Any, query: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a query."""
     with connection.cursor() as cursor:
         cursor.execute(query)
         return cursor.fetchall()
 
 
-def wanted(module):
-    """The newest revision of the module's _REVISION_HEADS_MAP."""
+def wanted(module: str) -> str:
+    """Return the newest revision of the module's _REVISION_HEADS_MAP."""
     tree = ast.parse(Path(sysconfig.get_path("purelib"), module).read_text())
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "_REVISION_HEADS_MAP":
@@ -56,8 +64,8 @@ def wanted(module):
     raise SystemExit(f"{module} has no _REVISION_HEADS_MAP: this version of Airflow is not supported here")
 
 
-def behind(connection):
-    """The version tables that are missing or hold another revision than this Airflow wants."""
+def behind(connection: Any) -> list[str]:
+    """Return the version tables that are missing or hold another revision than this Airflow wants."""
     return [
         table
         for table, module in TABLES.items()
@@ -66,7 +74,8 @@ def behind(connection):
     ]
 
 
-def state(username):
+def state(username: str) -> None:
+    """Print what site.yml has to do."""
     with connect() as connection:
         stored = scalar(connection, "SELECT to_regclass('ab_user')") and scalar(
             connection, "SELECT password FROM ab_user WHERE username = %s", username
@@ -77,7 +86,8 @@ def state(username):
         print(json.dumps(found))
 
 
-def wait():
+def wait() -> None:
+    """Wait for the database. Raises SystemExit when it has not come in time."""
     end = time.monotonic() + WAIT_SECONDS
     while True:
         try:

@@ -1,8 +1,9 @@
-{{ ansible_managed | comment }}
 """administrator.py USERNAME EMAIL: make the administrator, or give the password of the secrets.
 
 `airflow users create` would take the password as an argument, for every user of the host to read.
 """
+
+from __future__ import annotations
 
 import os
 import sys
@@ -12,6 +13,7 @@ from airflow.providers.fab.auth_manager.cli_commands.utils import get_applicatio
 
 
 def main(username: str, email: str) -> None:
+    """Make the user. Raises SystemExit where Airflow does not."""
     password = Path(os.environ["CREDENTIALS_DIRECTORY"], "admin_password").read_text().strip()
     with get_application_builder() as builder:
         security = builder.sm

@@ -1,0 +1,111 @@
+"""What site.yml and each unit's start are told of the metadata database."""
+
+import json
+
+import psycopg2
+import pytest
+from werkzeug.security import generate_password_hash
+
+from airstrip import database
+
+
+class Connection:
+    """Answers by the first words of a query that are known; None is no row."""
+
+    def __init__(self, answers: dict) -> None:
+        self.answers = answers
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def cursor(self):
+        return self
+
+    def execute(self, query, values=()):
+        text = query % tuple(repr(value) for value in values)
+        self.found = next((answer for words, answer in self.answers.items() if text.startswith(words)), None)
+
+    def fetchone(self):
+        return None if self.found is None else (self.found,)
+
+    def fetchall(self):
+        return self.found or []
+
+
+@pytest.fixture
+def current():
+    """A database at the revision of this Airflow, with its administrator."""
+    return {
+        "SELECT to_regclass": "there",
+        "SELECT version_num FROM alembic_version_fab": database.wanted(database.TABLES["alembic_version_fab"]),
+        "SELECT version_num FROM alembic_version": database.wanted(database.TABLES["alembic_version"]),
+        "SELECT password FROM ab_user WHERE username = 'admin'": generate_password_hash("right"),
+        "SELECT pool, slots": [("x_api", 2)],
+    }
+
+
+@pytest.fixture
+def answers(current, monkeypatch, tmp_path):
+    (tmp_path / "admin_password").write_text("right\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(database, "connect", lambda: Connection(current))
+    monkeypatch.setattr(database.time, "sleep", lambda _: None)
+    return current
+
+
+def state(capsys) -> dict:
+    database.state("admin")
+    return json.loads(capsys.readouterr().out)
+
+
+def test_of_one_that_is_current_nothing_is_to_do(answers, capsys):
+    assert state(capsys) == {"migration_needed": False, "administrator_current": True, "pools": {"x_api": 2}}
+
+
+@pytest.mark.parametrize("table", database.TABLES)
+def test_another_revision_of_either_table_wants_a_migration(answers, capsys, table):
+    answers[f"SELECT version_num FROM {table}"] = "0" * 12
+    # The longer name is found by its own words.
+    assert state(capsys)["migration_needed"]
+
+
+def test_an_empty_database_wants_everything(answers, capsys):
+    answers["SELECT to_regclass"] = None
+    assert state(capsys) == {"migration_needed": True, "administrator_current": False, "pools": {}}
+
+
+def test_another_password_wants_a_new_one(answers, capsys, tmp_path):
+    (tmp_path / "admin_password").write_text("another\n")
+    assert not state(capsys)["administrator_current"]
+
+
+def test_who_waits_too_long_is_told_why(answers, monkeypatch):
+    moments = iter([0.0, 1.0, 1000.0])
+    monkeypatch.setattr(database.time, "monotonic", lambda: next(moments))
+    answers["SELECT version_num FROM alembic_version"] = "0" * 12
+    with pytest.raises(SystemExit, match="not at this Airflow's revision: run sudo airflow db migrate"):
+        database.wait()
+    moments = iter([0.0, 1000.0])
+
+    def away():
+        raise psycopg2.OperationalError("refused")
+
+    monkeypatch.setattr(database, "connect", away)
+    with pytest.raises(SystemExit, match="does not answer: refused"):
+        database.wait()
+
+
+def test_it_goes_on_when_the_database_comes(answers, monkeypatch):
+    tries = iter([psycopg2.OperationalError("starting up"), Connection(answers)])
+
+    def connect():
+        found = next(tries)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(database, "connect", connect)
+    database.wait()
