@@ -15,7 +15,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from lab import __main__ as commands
 from lab import disk, image
@@ -194,6 +194,8 @@ def open_security_group(server) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's chromium. Of the module, not the session: while it is there, no other test can have an event loop."""
+    # As all that waits for a state: many times what it takes, also where the machine is busy.
+    expect.set_options(timeout=60_000)
     flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-quic"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)

@@ -30,7 +30,7 @@ class Host:
         self.told.append(" ".join(word for word in arguments if not word.startswith("--")))
         verb, unit = arguments[0], arguments[-1]
         if unit in self.broken and verb in ("start", "restart"):
-            return "Job failed."
+            return "Job failed.\nSee systemctl status."
         if verb == "start":
             self.units[unit] = {"ActiveState": "active", "SubState": "running"}
         if verb in ("stop", "kill"):
@@ -72,7 +72,7 @@ def test_where_none_runs_the_first_is_started(host):
 def test_where_the_other_does_not_start_the_first_goes_on(host, fault):
     """One that systemd cannot start, and one that ends at once and comes back with another process."""
     getattr(host, fault).add(B)
-    with pytest.raises(SystemExit, match=rf"(?s)journalctl -eu {B}.*did not start, {A} goes on"):
+    with pytest.raises(SystemExit, match=rf"(?s)journalctl -eu {B}\n{B} did not start, {A} goes on\Z"):
         restart.main([*OF, "scheduler"])
     assert host.told[-1] == f"stop {B}" and host.running(A)
 

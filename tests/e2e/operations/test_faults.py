@@ -183,7 +183,9 @@ FAULTS = {
         "FAIL login admin gets 401",
     ),
     "a service runs what an upgrade replaced": Fault(
-        "cp /usr/bin/sleep /usr/local/bin/old && systemd-run --quiet --unit=old /usr/local/bin/old 900 && "
+        # Once it is executed, and not merely begun.
+        "cp /usr/bin/sleep /usr/local/bin/old && "
+        "systemd-run --quiet --property=Type=exec --unit=old /usr/local/bin/old 900 && "
         "cp /usr/bin/sleep /usr/local/bin/new && mv /usr/local/bin/new /usr/local/bin/old",
         "systemctl stop old; rm /usr/local/bin/old",
         "FAIL libraries an upgrade replaced what these still use: old.service; fix: sudo systemctl restart old.service",

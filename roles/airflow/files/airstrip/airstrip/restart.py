@@ -70,7 +70,7 @@ def start(unit: str, goes_on: str | None = None) -> None:
         if goes_on:
             systemctl("stop", unit)
         otherwise = f"{goes_on} goes on" if goes_on else "systemd tries again until it does"
-        raise SystemExit(f"look at: journalctl -eu {unit}\n{unit} did not start, {otherwise}. {error}")
+        raise SystemExit(f"{error}\nlook at: journalctl -eu {unit}\n{unit} did not start, {otherwise}".lstrip())
 
 
 def retire(unit: str) -> None:
@@ -118,7 +118,9 @@ def in_place(component: str) -> None:
     unit = f"airflow-{component}.service"
     error = systemctl("restart", unit)
     if error:
-        raise SystemExit(f"{unit}: {error}\nlook at: journalctl -eu {unit}")
+        raise SystemExit(
+            f"{error}\nlook at: journalctl -eu {unit}\n{unit} did not start, systemd tries again until it does"
+        )
     say(f"{unit} restarted")
 
 

@@ -31,6 +31,8 @@ PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 # Whom the kernel ends first where memory is short.
 OOM_SCORE = 500
+# Whoever supervises tasks comes first where these take all processors.
+NICE = 10
 # What a task may write to, beneath. Its log is not among it: the supervisor writes that.
 WRITABLE = ["/tmp", "/var/tmp", "/dev", "/proc"]
 FAILED = 1
@@ -136,8 +138,7 @@ def run(content: dict[str, Any], processes: int) -> NoReturn:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
         # The kernel counts what the user has, so this is what the others have now and room to be seen with too many.
         most = threads_of_all_tasks() + 2 * processes
-        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
-        os.register_at_fork(after_in_child=confine)
+        os.register_at_fork(after_in_child=lambda: confine(most))
         from airflow.executors.base_executor import BaseExecutor
         from airflow.executors.workloads import ExecutorWorkload
         from pydantic import TypeAdapter
@@ -201,12 +202,18 @@ def libc() -> ctypes.CDLL:
 _confined = False
 
 
-def confine() -> None:
-    """Let a task write to its own places alone, and signal its own processes alone (Landlock, from Linux 5.13)."""
+def confine(most: int) -> None:
+    """Let a task write to its own places alone, signal its own processes alone (Landlock, from Linux 5.13), and fork
+    no more once its user has `most` processes.
+
+    All of it holds for the task and not for its supervisor.
+    """
     global _confined
     if _confined:
         return
     _confined = True
+    os.nice(NICE)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
     create_ruleset, add_rule, restrict_self = 444, 445, 446
     call = libc().syscall
     version = call(create_ruleset, None, ctypes.c_size_t(0), 1)
