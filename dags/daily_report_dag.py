@@ -6,7 +6,7 @@ combines them, replaces the day in the warehouse, and mails what the warehouse t
 **Again?** Clear or run a day as often as you like: the day in the warehouse becomes what its sources say now. A mail
 goes out when the report differs from the one that was mailed last.
 
-**A number failed its check?** The mail says why. Refused rows lie with their reasons below
+**A number failed its check?** The mail says why. Refused rows are stored with their reasons below
 `s3://<report_bucket>/quarantine/report/sales/dt=<day>/`; correct the source and run the day again.
 
 **Waiting for the shops?** Their file is `s3://<report_bucket>/incoming/report/receipts/dt=<day>/receipts.csv`.
@@ -172,7 +172,7 @@ def read_rates(responses: list[Any], dag_run: Any) -> dict[str, str]:
         "approval": Param(
             False, type="boolean", description="Wait for an approval before the mail, as always with report_approval."
         ),
-        "mail": Param(True, type="boolean", description="Mail the report; without, it lies on S3 alone."),
+        "mail": Param(True, type="boolean", description="Mail the report; otherwise it is only stored on S3."),
         "recipients": Param(
             [],
             type="array",

@@ -4,8 +4,8 @@ Looks the users up, reads each one's day in a task of its own, and publishes one
 `s3://<x_bucket>/curated/x/posts/dt=<day>/`, the manifest last. The asset `x_posts` then has an event with the
 rows, the cost and the manifest's SHA-256.
 
-**Again?** Clear or run a day as often as you like: pages that were bought lie below `raw/x/posts/` and are never
-asked for again. A rate limit shows as *up for retry* until X's window ends; the task then goes on behind its
+**Again?** Clear or run a day as often as you like: pages that were bought are kept below `raw/x/posts/` and
+never asked for again. A rate limit shows as *up for retry* until X's window ends; the task then goes on behind its
 last page. To buy a day once more, delete `raw/x/posts/dt=<day>/` first.
 
 **Stopped by the budget, a cap or missing credits?** Raise `x_max_usd` (or buy credits), then clear the failed tasks.
@@ -44,7 +44,7 @@ POSTS = Asset("x_posts")
 # A run without a logical date is about the day before it.
 END = "(dag_run.data_interval_end or dag_run.run_after.replace(hour=0, minute=0, second=0, microsecond=0))"
 SETTLE = "var.value.get('x_settle_minutes', 65)"
-# What may be said of one run. Airflow lets anything stand beside it, which counts for nothing.
+# Airflow accepts any other key with a run; those are ignored here.
 FORM = {
     "usernames": Param(
         [],

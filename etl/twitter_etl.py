@@ -66,7 +66,7 @@ class BudgetSpent(XApiError):
 
 
 class QualityError(Exception):
-    """A check before publishing failed: nothing was published, the rows lie in quarantine."""
+    """A check before publishing failed: nothing was published, the rows are in quarantine."""
 
 
 @dataclass(frozen=True)
@@ -374,7 +374,7 @@ def load(
 ) -> dict[str, Any]:
     """Publish a day: all users are checked before the first object is written, and the manifest is written last.
 
-    Holds one user's rows at a time. Returns the manifest. Raises QualityError (then the rows lie in quarantine),
+    Holds one user's rows at a time. Returns the manifest. Raises QualityError (then the rows are in quarantine),
     XApiError where a format is unknown, StorageRefused.
     """
     formats = formats or ["csv"]

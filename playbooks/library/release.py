@@ -270,8 +270,7 @@ class Step:
 
     def choose(self) -> dict:
         live, known = self.releases.live(), self.releases.all()
-        older = [name for name in known if name < (live or "") and self.releases.state(name) == LIVE]
-        release = self.given["release"] or (older[-1] if older else "")
+        release = self.given["release"] or self.releases.before(live) or ""
         if release not in known or not live:
             what = f"There is no release {release}" if release else "No release was live before this one"
             raise Refused(f"{what}; there are: {', '.join(known) or 'none'}. Give one: -e release=ID")

@@ -87,6 +87,11 @@ class Releases:
         path = self.folder(release) / STATE
         return path.read_text() if path.exists() else ""
 
+    def before(self, release: str | None) -> str | None:
+        """The release to go back to from another."""
+        older = [name for name in self.all() if name < (release or "") and self.state(name) == LIVE]
+        return older[-1] if older else None
+
     def mark(self, release: str, state: str) -> None:
         (self.folder(release) / STATE).write_text(state)
 
@@ -222,10 +227,11 @@ class Releases:
 
         Of the newest those stay that fit into `room` bytes beside the live one, and the one before it in any case.
         """
-        releases = [name for name in self.all() if self.state(name)]
-        kept = needed | {self.live()} | set(releases[-2:] if keep > 1 else [])
-        paid = {self._virtualenv(name) for name in kept if name}
-        for name in reversed(releases[-max(keep, 1) :]):
+        live, known = self.live(), self.all()
+        kept = {*needed, live, self.before(live) if keep > 1 else None} & set(known)
+        paid = {self._virtualenv(name) for name in kept}
+        newest = [name for name in known if self.state(name)][-max(keep, 1) :]
+        for name in reversed(newest):
             virtualenv = self._virtualenv(name)
             if name not in kept:
                 room -= size(self.folder(name)) + (0 if virtualenv in paid else size(virtualenv))
@@ -233,7 +239,7 @@ class Releases:
                 break
             kept.add(name)
             paid.add(virtualenv)
-        gone = [name for name in self.all() if name not in kept]
+        gone = [name for name in known if name not in kept]
         for name in gone:
             # A release without its manifest counts no more, should this be cut off.
             (self.folder(name) / MANIFEST).unlink()

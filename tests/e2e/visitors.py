@@ -22,6 +22,18 @@ def as_user(server, user: str, program: str) -> str:
     return server.run(f"cd /; runuser -u {user} -- python3 - || true", stdin=program).strip()
 
 
+def with_role(server, program: str) -> str:
+    """What Airflow's Python prints on the host, told of the lab's addresses and holding the instance's role alone."""
+    endpoints = {
+        "AWS_ENDPOINT_URL": services.aws_endpoint(server.lab),
+        "AWS_ENDPOINT_URL_S3": services.s3_endpoint(server.lab),
+        "AWS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+    }
+    settings = " ".join(f"{name}={value}" for name, value in endpoints.items())
+    return server.run(f"env -i {settings} /opt/airflow/venv/bin/python -", stdin=program)
+
+
 def connect(server, *protocols: str) -> ssl.SSLSocket:
     """A TLS connection for bytes of one's own."""
     context = ssl.create_default_context(cafile=str(services.authority(server.lab)))

@@ -56,7 +56,8 @@ def test_only_what_somebody_went_back_from_is_withdrawn(releases):
 
 
 def test_pruning_keeps_what_is_live_and_what_is_needed(releases):
-    assert releases.prune(1, 10**9, {"r1"}) == ["r3"]
+    # Nor does it stumble over one that is needed and no longer there.
+    assert releases.prune(1, 10**9, {"r1", "r0"}) == ["r3"]
     assert releases.all() == ["r1", "r2"] and releases.live() == "r2"
     assert releases.prune(1, 10**9, set()) == ["r1"]
 
@@ -73,10 +74,18 @@ def test_pruning_counts_bytes_and_the_packages_that_older_releases_alone_need(re
         (folder / module.MANIFEST).write_text(json.dumps(about))
         releases.mark(name, "live")
     releases.switch("r4")
+    assert releases.before("r4") == "r3"
     assert releases.prune(10, 2**20 + 10**5, set()) == []
     assert releases.prune(10, 10**5, {"r1"}) == []
     assert releases.prune(10, 10**5, set()) == ["r1", "r2"]
     assert releases.prune(10, 0, set()) == [] and releases.all() == ["r3", "r4"]
+
+
+def test_after_a_rollback_the_way_back_is_the_release_before_the_live_one(releases):
+    """r2 is live, r1 was, and somebody went back from r3."""
+    releases.mark("r1", "live")
+    releases.mark("r3", "withdrawn")
+    assert releases.prune(10, 0, set()) == ["r3"] and releases.all() == ["r1", "r2"]
 
 
 def test_an_edited_file_and_a_lost_link_are_seen(releases):

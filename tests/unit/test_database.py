@@ -68,7 +68,6 @@ def test_of_one_that_is_current_nothing_is_to_do(answers, capsys):
 @pytest.mark.parametrize("table", database.TABLES)
 def test_another_revision_of_either_table_wants_a_migration(answers, capsys, table):
     answers[f"SELECT version_num FROM {table}"] = "0" * 12
-    # The longer name is found by its own words.
     assert state(capsys)["migration_needed"]
 
 

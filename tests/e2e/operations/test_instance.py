@@ -17,6 +17,7 @@ from lab import instance as machines
 from lab import services
 from lab.settings import BUCKET
 from lab.x_api.people import lab_people
+from tests.e2e.visitors import with_role
 from tests.server import ROOT, Server, wait_until
 
 ROLE = "debian13-eu-central-1"
@@ -31,24 +32,12 @@ def machine(lab, place) -> Server:
     return machine
 
 
-def python(server, program: str) -> str:
-    """Run Python of Airflow's virtualenv on the host, told of the lab's addresses only."""
-    endpoints = {
-        "AWS_ENDPOINT_URL": services.aws_endpoint(server.lab),
-        "AWS_ENDPOINT_URL_S3": services.s3_endpoint(server.lab),
-        "AWS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-    }
-    settings = " ".join(f"{name}={value}" for name, value in endpoints.items())
-    return server.run(f"env -i {settings} /opt/airflow/venv/bin/python - <<'END'\n{program}\nEND")
-
-
 def test_the_store_has_no_back_door(server):
     lab = server.lab
     knock = "import socket\ntry: socket.create_connection(('{}', {}), 3)\nexcept OSError as error: print('closed')"
     for port in (9333, 9340, 20000 + lab.number, 24000 + lab.number, 25000 + lab.number):
         socket.create_connection((lab.gateway, port), 3).close()
-        assert python(server, knock.format(lab.gateway, port)) == "closed\n", port
+        assert with_role(server, knock.format(lab.gateway, port)) == "closed\n", port
 
 
 def test_the_command_collects_onto_s3_with_the_instances_role(server):
@@ -59,7 +48,7 @@ def test_the_command_collects_onto_s3_with_the_instances_role(server):
         "X_API_URL": services.x_api_endpoint(server.lab),
         "REQUESTS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",
     }
-    said = python(
+    said = with_role(
         server,
         f"import os, runpy, sys\nos.environ.update({environment})\nsys.path.insert(0, '/srv/airflow/current')\n"
         f"sys.argv = {words}\nrunpy.run_module('etl.twitter_etl', run_name='__main__')",

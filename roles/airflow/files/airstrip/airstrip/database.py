@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-from werkzeug.security import check_password_hash
 
 # Each Alembic version table and the module that names the revision it should hold.
 TABLES = {
@@ -76,6 +75,9 @@ def behind(connection: Any) -> list[str]:
 
 def state(username: str) -> None:
     """Print what site.yml has to do."""
+    # Whoever only waits or connects need not import it.
+    from werkzeug.security import check_password_hash
+
     with connect() as connection:
         stored = scalar(connection, "SELECT to_regclass('ab_user')") and scalar(
             connection, "SELECT password FROM ab_user WHERE username = %s", username

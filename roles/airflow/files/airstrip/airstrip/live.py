@@ -14,9 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psycopg2
-
-from airstrip import releases
+from airstrip import database, releases
 
 # A scheduler may have put off a task for long, so each unfinished run counts, and each task of a finished one that
 # was cleared.
@@ -39,9 +37,8 @@ GROUP BY dag_id
 
 
 def connect() -> Any:
-    """Connect as Airflow does."""
-    url = Path(os.environ["CREDENTIALS_DIRECTORY"], "database_url").read_text().strip()
-    connection = psycopg2.connect(url.replace("+psycopg2", "", 1), connect_timeout=5)
+    """Connect for questions, each by itself."""
+    connection = database.connect()
     connection.autocommit = True
     return connection
 

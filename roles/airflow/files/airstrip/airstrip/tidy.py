@@ -1,7 +1,7 @@
 """Keep what grows by itself within its bytes; airstrip-tidy.timer runs it.
 
 tidy.py logs FOLDER MEGABYTES       removes the oldest files
-tidy.py cache FOLDER MEGABYTES UV   empties uv's cache, where more lies there alone
+tidy.py cache FOLDER MEGABYTES UV   empties uv's cache above that size
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 MEGABYTE = 2**20
-# A task may still write what was written so lately, and folders so young may be about to be filled.
+# A task may still be writing to a file this new, or be about to write into a folder this new.
 YOUNG_SECONDS = 3600
 
 
 def logs(folder: str, megabytes: str) -> None:
     """Remove the oldest files below a folder until the rest fits, and the folders that are empty then.
 
-    Others may write there, so nothing is reached by its path: who puts a link in a folder's place is not followed.
+    Tasks write there too, so nothing is reached by its path: a link in a folder's place is not followed.
     """
     room, last = int(megabytes) * MEGABYTE, -1.0
     for modified, size in sorted(
@@ -46,7 +46,7 @@ def logs(folder: str, megabytes: str) -> None:
 
 
 def cache(folder: str, megabytes: str, uv: str) -> None:
-    """Empty uv's cache where more than so much lies there alone; what a virtualenv shares with it takes no room."""
+    """Empty uv's cache above a size; what it shares with a virtualenv takes no room of its own and is not counted."""
     alone = sum(file.st_blocks * 512 for _, _, file in _files(folder) if file.st_nlink == 1)
     if alone > int(megabytes) * MEGABYTE:
         subprocess.run([uv, "cache", "clean", "--quiet", "--cache-dir", folder], check=True)
