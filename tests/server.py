@@ -127,9 +127,9 @@ class Server:
         return False
 
     def unit(self, component: str) -> str:
-        """Which of a pair runs."""
-        units = f"'airflow-{component}@*.service'"
-        return self.run(f"systemctl list-units --plain --no-legend --state=active {units}").split()[0]
+        """Which of a pair runs, as soon as one does."""
+        units = f"systemctl list-units --plain --no-legend --state=active 'airflow-{component}@*.service'"
+        return wait_until(lambda: self.run(units).split(), 90, f"no {component} runs")[0]
 
     def run(self, command: str, check: bool = True, stdin: str | None = None) -> str:
         """Run a shell command on the machine as root."""

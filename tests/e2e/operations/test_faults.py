@@ -269,10 +269,8 @@ def test_a_bad_site_is_put_back_and_nginx_goes_on(server):
     assert server.session().get(f"{server.url}/api/v2/version").status_code == 200
 
 
-@pytest.mark.parametrize("unit", ["api-server", "runner", "scheduler", "airflow-dag-processor",
-                                  "airflow-triggerer", "postgresql@17-main", "nginx"])  # fmt: skip
-def test_a_killed_service_comes_back(server, unit):
-    unit = server.unit(unit) if unit in ("api-server", "runner", "scheduler") else unit
+def kill(server, unit: str) -> None:
+    """Kill a unit's main process, and wait until systemd has it back."""
     main_process = f"systemctl show -p MainPID --value {unit}"
     before = server.run(main_process)
     server.run(f"systemctl kill -s KILL {unit}")
@@ -283,6 +281,20 @@ def test_a_killed_service_comes_back(server, unit):
         return process not in {before.strip(), "0"} and active == "active"
 
     wait_until(back, 90, lambda: server.run(f"systemctl status --no-pager {unit}", check=False))
+
+
+@pytest.mark.parametrize("unit", ["api-server", "runner", "scheduler", "airflow-dag-processor",
+                                  "airflow-triggerer", "nginx"])  # fmt: skip
+def test_a_killed_service_comes_back(server, unit):
+    kill(server, server.unit(unit) if unit in ("api-server", "runner", "scheduler") else unit)
+
+
+def test_where_the_database_is_killed_all_that_use_it_come_back(server):
+    killed = server.sql("SELECT now()")
+    kill(server, "postgresql@17-main")
+    jobs = f"SELECT count(DISTINCT job_type) FROM job WHERE state = 'running' AND latest_heartbeat > '{killed}'"
+    wait_until(lambda: server.sql(jobs) == "3", 90, "scheduler, DAG processor and triggerer send no heartbeat")
+    server.wait_until_healthy()
 
 
 def test_where_the_new_one_cannot_start_the_old_one_goes_on(server):
