@@ -51,6 +51,15 @@ class Play:
         return " ".join(self.output.split())
 
     @property
+    def refusals(self) -> dict[str, str]:
+        """All that was said of each host that failed, in one line."""
+        said: dict[str, str] = {}
+        for block in re.split(r"\n(?=fatal: |failed: |TASK|PLAY)", self.output):
+            if host := re.match(r"(?:fatal|failed): \[([^\]]+)\]", block):
+                said[host[1]] = " ".join([said.get(host[1], ""), *block.split()])
+        return said
+
+    @property
     def changed(self) -> int:
         return sum(map(int, re.findall(r"changed=(\d+)", self.output)))
 

@@ -21,7 +21,7 @@ from lab.settings import Lab
 from tests.bench.faults import seconds_until_it_schedules
 from tests.e2e import load
 from tests.e2e.conftest import Place
-from tests.e2e.load import Load
+from tests.e2e.load import DENSE, Load
 from tests.e2e.updates import begin, killed, live, whole
 from tests.server import ROOT, Server
 
@@ -86,7 +86,7 @@ def updates() -> None:
     with machine() as (server, source):
         ship = ["update.yml", "-e", f"release_source={source}"]
         kills = broken = healed = 0
-        with Load(server, every=10) as run:
+        with Load(server, every=10, **DENSE) as run:
             for number in range(1, KILLS + 1):
                 seconds = moments.uniform(0.5, LONGEST_SECONDS)
                 process = begin(server, source)
@@ -107,7 +107,7 @@ def outages() -> None:
     """Keep PostgreSQL away for two minutes and the API server for three, while tasks run without retries."""
     with machine() as (server, _):
         for name, (stop, seconds, start) in OUTAGES.items():
-            with Load(server, seconds=(25,), every=60) as run, run.held() as held:
+            with Load(server, seconds=(25,), every=60, **DENSE) as run, run.held() as held:
                 server.run(f"{stop}; sleep {seconds}")
                 back = seconds_until_it_schedules(run, start)
                 state = f"SELECT state, try_number FROM task_instance WHERE run_id = '{held}' AND task_id = 'hold'"
@@ -119,7 +119,7 @@ def outages() -> None:
 def restarts() -> None:
     """Restart everything twenty times while tasks of 1 s to 10 minutes run, without retries."""
     with machine() as (server, _):
-        with Load(server, seconds=(1, 1, 5, 20, 60), every=15) as run:
+        with Load(server, seconds=(1, 1, 5, 20, 60), every=15, **DENSE) as run:
             run.start("walkers", seconds=600)
             for _ in range(RESTARTS):
                 server.run("airflow-restart")

@@ -53,16 +53,16 @@ class Account:
         keys = {"aws_access_key_id": KEY, "aws_secret_access_key": "any"}
         return boto3.client(service, endpoint_url=self.url, region_name="eu-central-1", **keys)
 
-    def play(self, playbook: str, *arguments: str, succeeds: bool = True, **environment: str) -> Play:
+    def play(self, playbook: str | Path, *arguments: str, succeeds: bool = True) -> Play:
         inventory = self.folder / "inventory" / "group_vars"
         inventory.mkdir(parents=True, exist_ok=True)
         (inventory / "all.yml").write_text(yaml.safe_dump(self.variables))
         (inventory.parent / "hosts.yml").write_text(json.dumps({"all": {}}))
-        command = ["ansible-playbook", "-i", str(inventory.parent), f"playbooks/{playbook}", *arguments]
+        command = ["ansible-playbook", "-i", str(inventory.parent), str(Path("playbooks", playbook)), *arguments]
         result = subprocess.run(
             command,
             cwd=ROOT,
-            env={**ambient(), **self.environment, "ANSIBLE_NOCOLOR": "1", **environment},
+            env={**ambient(), **self.environment, "ANSIBLE_NOCOLOR": "1"},
             text=True,
             capture_output=True,
             check=False,

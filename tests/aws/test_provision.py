@@ -7,10 +7,11 @@ import re
 import time
 
 import pytest
+import yaml
 from botocore.exceptions import ClientError
 
 from tests.aws.conftest import BUCKET
-from tests.server import ROOT
+from tests.server import ROOT, Play
 
 ROLE = "airstrip-eu-central-1"
 
@@ -40,33 +41,52 @@ def open_ports(account) -> set[tuple]:
 
 
 BAD_INPUT = {
-    "nobody may log in": ({"aws_ssh_cidrs": []}, {}, "aws_ssh_cidrs is empty"),
-    "a network with host bits": ({"aws_ssh_cidrs": ["10.0.0.1/8"]}, {}, "write 10.0.0.0/8"),
-    "no network at all": ({"aws_allowed_cidrs": ["everybody"]}, {}, "198.51.100.7/32"),
-    "no bucket": ({"aws_bucket": ""}, {}, "aws_bucket is empty"),
-    "a name that S3 refuses": ({"aws_bucket": "Bad_Name"}, {}, "my-company-airstrip"),
-    "no prefix": ({"aws_bucket_prefixes": []}, {}, "aws_bucket_prefixes"),
-    "a prefix that is none": ({"aws_bucket_prefixes": ["*"]}, {}, "end with a slash"),
-    "a disk too small": ({"aws_volume_size": 4}, {}, "8 to 16384 GiB"),
-    "no key file": ({"aws_public_key_file": "/nowhere.pub"}, {}, "ssh-keygen -t ed25519"),
-    "a name outside the zone": ({"aws_dns_name": "a.example.org"}, {}, "hosted zone aws_dns_zone (example.com)"),
-    "a zone that is not there": ({"aws_dns_name": "a.b.org", "aws_dns_zone": "b.org"}, {}, "no hosted zone b.org"),
-    "nobody may look": ({"aws_allowed_cidrs": []}, {}, "aws_allowed_cidrs is empty"),
-    "a network of IPv6": ({"aws_ssh_cidrs": ["2001:db8::/32"]}, {}, "is no IPv4 network"),
-    "a subnet that is not there": ({"aws_subnet_id": "subnet-0123"}, {}, "no subnet subnet-0123"),
-    "a VPC that is not there": ({"aws_vpc_id": "vpc-0123"}, {}, "no VPC vpc-0123"),
-    "an unknown release": ({"aws_debian_release": "11"}, {}, "aws_debian_release"),
-    "no credentials": ({}, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "aws configure"),
-    "credentials of nobody": ({}, {"AWS_ACCESS_KEY_ID": "somebody"}, "aws configure"),
-    "an unknown region": ({"aws_region": "eu-nowhere-9"}, {}, "Set aws_region to one"),
+    "nobody-may-log-in": ({"aws_ssh_cidrs": []}, "aws_ssh_cidrs is empty"),
+    "a-network-with-host-bits": ({"aws_ssh_cidrs": ["10.0.0.1/8"]}, "write 10.0.0.0/8"),
+    "no-network-at-all": ({"aws_allowed_cidrs": ["everybody"]}, "198.51.100.7/32"),
+    "no-bucket": ({"aws_bucket": ""}, "aws_bucket is empty"),
+    "a-name-that-S3-refuses": ({"aws_bucket": "Bad_Name"}, "my-company-airstrip"),
+    "no-prefix": ({"aws_bucket_prefixes": []}, "aws_bucket_prefixes"),
+    "a-prefix-that-is-none": ({"aws_bucket_prefixes": ["*"]}, "end with a slash"),
+    "a-disk-too-small": ({"aws_volume_size": 4}, "8 to 16384 GiB"),
+    "no-key-file": ({"aws_public_key_file": "/nowhere.pub"}, "ssh-keygen -t ed25519"),
+    "a-name-outside-the-zone": ({"aws_dns_name": "a.example.org"}, "hosted zone aws_dns_zone (example.com)"),
+    "a-zone-that-is-not-there": ({"aws_dns_name": "a.b.org", "aws_dns_zone": "b.org"}, "no hosted zone b.org"),
+    "nobody-may-look": ({"aws_allowed_cidrs": []}, "aws_allowed_cidrs is empty"),
+    "a-network-of-IPv6": ({"aws_ssh_cidrs": ["2001:db8::/32"]}, "is no IPv4 network"),
+    "a-subnet-that-is-not-there": ({"aws_subnet_id": "subnet-0123"}, "no subnet subnet-0123"),
+    "a-VPC-that-is-not-there": ({"aws_vpc_id": "vpc-0123"}, "no VPC vpc-0123"),
+    "an-unknown-release": ({"aws_debian_release": "11"}, "aws_debian_release"),
+    "no-credentials": ({"environment_of_aws": {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}}, "aws configure"),
+    "credentials-of-nobody": ({"environment_of_aws": {"AWS_ACCESS_KEY_ID": "somebody"}}, "aws configure"),
+    "an-unknown-region": ({"aws_region": "eu-nowhere-9"}, "Set aws_region to one"),
 }
 
 
-@pytest.mark.parametrize(("variables", "environment", "words"), BAD_INPUT.values(), ids=BAD_INPUT)
-def test_wrong_input_stops_before_the_first_change_and_names_the_fix(account, variables, environment, words):
-    play = account.play("provision.yml", "-e", json.dumps(variables), succeeds=False, **environment)
-    assert words in play.words, play.output[-3000:]
-    assert play.changed == 0 and not instances(account)
+@pytest.fixture(scope="module")
+def refused(account) -> Play:
+    """What the first task of provision.yml says to bad input, in one run: each is a host, and all are this machine."""
+    (play,) = yaml.safe_load((ROOT / "playbooks" / "provision.yml").read_text())
+    play["hosts"], play["tasks"] = "refused", play["tasks"][:1]
+    play["environment"] = [play["environment"], "{{ environment_of_aws | default({}) }}"]
+    playbook = account.folder / "refused.yml"
+    playbook.write_text(yaml.safe_dump([play], sort_keys=False))
+    (account.folder / "group_vars").symlink_to(ROOT / "playbooks" / "group_vars")
+    hosts = {name: {"ansible_connection": "local", **variables} for name, (variables, _) in BAD_INPUT.items()}
+    inventory = account.folder / "refused-hosts.yml"
+    inventory.write_text(yaml.safe_dump({"refused": {"hosts": hosts}}))
+    return account.play(playbook, "-i", str(inventory), succeeds=False)
+
+
+@pytest.mark.parametrize(("host", "words"), [(host, words) for host, (_, words) in BAD_INPUT.items()], ids=BAD_INPUT)
+def test_wrong_input_stops_before_the_first_change_and_names_the_fix(account, refused, host, words):
+    assert words in refused.refusals[host], refused.output[-6000:]
+    assert refused.changed == 0 and not instances(account)
+
+
+def test_provision_looks_at_its_input_first(account):
+    play = account.play("provision.yml", "-e", '{"aws_ssh_cidrs": []}', succeeds=False)
+    assert "aws_ssh_cidrs is empty" in play.words and play.changed == 0
 
 
 @pytest.mark.parametrize("variables", [{"aws_name": "other"}, {"aws_region": "eu-west-1"}])

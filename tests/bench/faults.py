@@ -7,7 +7,7 @@ import time
 from tests.bench.releases import empty, ship
 from tests.bench.stock import run_seconds
 from tests.e2e import load
-from tests.e2e.load import Load
+from tests.e2e.load import DENSE, Load
 from tests.server import Server, wait_until
 
 TURNS = 1
@@ -20,14 +20,14 @@ def faults(server: Server) -> dict[str, list[float]]:
     ship(server, load.source(empty()))
     found: dict[str, list[float]] = {"scheduler_kill_s": [], "database_back_s": [], "reboot_s": []}
     for _ in range(TURNS):
-        with Load(server, seconds=(25,), every=1000) as run, run.held():
+        with Load(server, seconds=(25,), every=1000, **DENSE) as run, run.held():
             found["scheduler_kill_s"].append(
                 seconds_until_it_schedules(run, "systemctl kill -s KILL 'airflow-scheduler@*'")
             )
             server.run(f"systemctl stop postgresql@17-main; sleep {DATABASE_AWAY_SECONDS}")
             found["database_back_s"].append(seconds_until_it_schedules(run, "systemctl start postgresql@17-main"))
         run.wait()
-        with Load(server, seconds=(25,), every=1000) as run, run.held():
+        with Load(server, seconds=(25,), every=1000, **DENSE) as run, run.held():
             before, began = server.run(BOOTED), time.monotonic()
             server.aws("ec2").reboot_instances(InstanceIds=[server.instance["InstanceId"]])
             wait_until(

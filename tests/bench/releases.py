@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.bench.installation import seconds
 from tests.bench.stock import Stock, run_seconds
 from tests.e2e import load
-from tests.e2e.load import Load
+from tests.e2e.load import DENSE, Load
 from tests.server import ROOT, Server, wait_until
 
 SOURCE = ROOT / "build" / "bench"
@@ -101,7 +101,7 @@ def total(side: str, turns: list[dict[str, float]]) -> dict[str, list[float]]:
 def loaded(server: Server, restart: Callable[[], object]) -> dict[str, float]:
     """Restart under load; return what the load saw."""
     # So many runs as four workers keep up with.
-    with Load(server, seconds=(1, 5, 20), every=10) as run:
+    with Load(server, seconds=(1, 5, 20), every=10, **DENSE) as run:
         for _ in range(RESTARTS):
             began = time.monotonic()
             restart()

@@ -38,11 +38,26 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, text=True, capture_output=True, check=True).stdout.strip()
 
 
-class Load:
-    """While it is entered: a steady poll through nginx, a `pulse` twice a second, and `walkers` every few seconds."""
+# For what measures: the seconds from a poll to the next one, and from a pulse.
+DENSE = {"poll": 0.1, "pulse": 0.5}
 
-    def __init__(self, server: Server, seconds: tuple[float, ...] = (1, 2, 4), every: float = 6) -> None:
-        self.server, self.seconds, self.every = server, seconds, every
+
+class Load:
+    """While it is entered: a steady `poll` through nginx, a `pulse`, and `walkers` every few seconds.
+
+    Sparse where nobody says otherwise, which leaves the processor to what is tested.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        seconds: tuple[float, ...] = (1, 2, 4),
+        every: float = 6,
+        poll: float = 0.25,
+        pulse: float = 2,
+    ) -> None:
+        self.server, self.seconds = server, seconds
+        self.jobs = ((self._poll, poll), (self._beat, pulse), (self._walk, every))
         self.requests: Counter[str] = Counter()
         self.runs: list[str] = []
         self._end = threading.Event()
@@ -51,8 +66,7 @@ class Load:
     def __enter__(self) -> Load:
         self.api = self.server.logged_in
         self.began = self.server.sql("SELECT clock_timestamp()")
-        self.threads = [threading.Thread(target=self._repeat, args=job, daemon=True) for job in (
-            (self._poll, 0.1), (self._beat, 0.5), (self._walk, self.every))]  # fmt: skip
+        self.threads = [threading.Thread(target=self._repeat, args=job, daemon=True) for job in self.jobs]
         self.start("sleepers", seconds=self.seconds[0])
         for thread in self.threads:
             thread.start()

@@ -1,5 +1,6 @@
 """The module that brings a tree of files to a host, run as Ansible runs it, on this machine."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -11,19 +12,17 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files get owners")
 
 
-def tree(tmp_path, *flags, **arguments):
-    """Run one task through ansible-playbook; return its result as the callback prints it."""
-    play = [
-        {
-            "hosts": "localhost",
-            "connection": "local",
-            "gather_facts": False,
-            "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}", "greeting": "hello"},
-            "tasks": [{"name": "Tree", "tree": arguments}],
-        }
-    ]
+def run(tmp_path, *tasks: dict, flags: tuple[str, ...] = ()) -> list[dict]:
+    """Run tasks through one ansible-playbook; return the result of each, as the callback prints it."""
+    play = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}", "greeting": "hello"},
+        "tasks": [{"name": "One", "ignore_errors": True, **task} for task in tasks],
+    }
     playbook = tmp_path / "play.yml"
-    playbook.write_text(json.dumps(play))
+    playbook.write_text(json.dumps([play]))
     result = subprocess.run(
         ["ansible-playbook", "-i", "localhost,", *flags, str(playbook)],
         cwd=ROOT,
@@ -33,101 +32,102 @@ def tree(tmp_path, *flags, **arguments):
         check=False,
     )
     assert result.stdout.startswith("{"), result.stdout + result.stderr
-    return json.loads(result.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
+    return [task["hosts"]["localhost"] for task in json.loads(result.stdout)["plays"][0]["tasks"]]
+
+
+def shell(command: str) -> dict:
+    """What happens to the host between two tasks."""
+    return {"ansible.builtin.shell": command}
+
+
+def templates(folder: Path) -> str:
+    """A folder with two templates."""
+    (folder / "templates" / "etc").mkdir(parents=True)
+    for name in ("one", "two"):
+        (folder / "templates" / "etc" / f"{name}.conf.j2").write_text(f"{{{{ greeting }}}} {name}\n")
+    return str(folder / "templates")
 
 
 @pytest.fixture
-def src(tmp_path):
-    templates = tmp_path / "templates" / "etc"
-    templates.mkdir(parents=True)
-    (templates / "one.conf.j2").write_text("{{ greeting }} one\n")
-    (templates / "two.conf.j2").write_text("{{ greeting }} two\n")
-    return str(tmp_path / "templates")
+def src(tmp_path) -> str:
+    return templates(tmp_path)
 
 
 def test_writes_once_and_then_changes_nothing(tmp_path, src):
     dest = tmp_path / "host"
-    options = {"src": src, "dest": str(dest), "files": {f"{dest}/etc/two.conf": {"mode": "0600"}}}
-    first = tree(tmp_path, **options)
-    assert first["changed"] and len(first["paths"]) == 2
+    tree = {"tree": {"src": src, "dest": str(dest), "files": {f"{dest}/etc/two.conf": {"mode": "0600"}}}}
+    first, again = run(tmp_path, tree, tree)
+    assert first["changed"] and len(first["paths"]) == 2 and not again["changed"]
     assert (dest / "etc/one.conf").read_text() == "hello one\n"
     assert (dest / "etc/two.conf").stat().st_mode & 0o777 == 0o600
-    assert not tree(tmp_path, **options)["changed"]
 
 
-@pytest.mark.parametrize("drift", ["content", "mode", "owner", "missing", "link"])
-def test_finds_and_repairs_drift(tmp_path, src, drift):
-    dest = tmp_path / "host"
-    options = {"src": src, "dest": str(dest), "links": {f"{dest}/current": "etc"}}
-    tree(tmp_path, **options)
-    file = dest / "etc/one.conf"
-    match drift:
-        case "content":
-            file.write_text("edited\n")
-        case "mode":
-            file.chmod(0o666)
-        case "owner":
-            os.chown(file, 65534, 0)
-        case "missing":
-            file.unlink()
-        case "link":
-            file = dest / "current"
-            file.unlink()
-            file.symlink_to("elsewhere")
-    assert tree(tmp_path, **options)["paths"] == [str(file)]
-    assert not tree(tmp_path, **options)["changed"]
+DRIFTS = {
+    "content": ("echo edited > {}", "etc/one.conf"),
+    "mode": ("chmod 666 {}", "etc/one.conf"),
+    "owner": ("chown nobody {}", "etc/one.conf"),
+    "missing": ("rm {}", "etc/one.conf"),
+    "link": ("ln -sfn elsewhere {}", "current"),
+}
+
+
+@pytest.fixture(scope="module")
+def repaired(tmp_path_factory) -> dict[str, tuple[str, list[str], bool]]:
+    """The path of each drift, what the next run repaired, and whether one more changed anything."""
+    folder = tmp_path_factory.mktemp("drift")
+    dest = folder / "host"
+    tree = {"tree": {"src": templates(folder), "dest": str(dest), "links": {f"{dest}/current": "etc"}}}
+    drifts = [(shell(command.format(dest / path)), tree, tree) for command, path in DRIFTS.values()]
+    results = run(folder, tree, *itertools.chain.from_iterable(drifts))
+    rounds = zip(DRIFTS.items(), results[2::3], results[3::3], strict=True)
+    return {name: (str(dest / path), first["paths"], again["changed"]) for (name, (_, path)), first, again in rounds}
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_finds_and_repairs_drift(repaired, drift):
+    path, paths, changed_again = repaired[drift]
+    assert paths == [path] and not changed_again
 
 
 def test_check_mode_tells_and_writes_nothing(tmp_path, src):
     dest = tmp_path / "host"
-    result = tree(tmp_path, "--check", "--diff", src=src, dest=str(dest))
+    (result,) = run(tmp_path, {"tree": {"src": src, "dest": str(dest)}}, flags=("--check", "--diff"))
     assert result["changed"] and "hello one" in result["diff"][0]["after"]
     assert not dest.exists()
 
 
-def test_puts_everything_back_when_a_checker_refuses(tmp_path, src):
+def test_what_is_refused_changes_nothing(tmp_path, src):
     dest = tmp_path / "host"
     (dest / "etc").mkdir(parents=True)
     (dest / "etc/one.conf").write_text("before\n")
-    result = tree(tmp_path, src=src, dest=str(dest), verify=[["grep", "-q", "goodbye", str(dest / "etc/one.conf")]])
-    assert result["failed"] and "put back" in result["msg"]
-    assert (dest / "etc/one.conf").read_text() == "before\n"
-    assert not (dest / "etc/two.conf").exists()
-
-
-def test_a_refused_file_changes_nothing(tmp_path, src):
-    dest = tmp_path / "host"
-    files = {f"{dest}/etc/two.conf": {"validate": ["grep", "-q", "three", "%s"]}}
-    result = tree(tmp_path, src=src, dest=str(dest), files=files)
-    assert result["failed"] and "two.conf" in result["msg"]
-    assert not (dest / "etc/one.conf").exists()
-
-
-def test_an_exception_for_no_file_is_an_error(tmp_path, src):
-    result = tree(tmp_path, src=src, dest=str(tmp_path / "host"), files={"/etc/typo.conf": {"mode": "0600"}})
-    assert result["failed"] and "/etc/typo.conf" in result["msg"]
+    tree = {"src": src, "dest": str(dest)}
+    checked = {**tree, "verify": [["grep", "-q", "goodbye", str(dest / "etc/one.conf")]]}
+    refused = {**tree, "files": {f"{dest}/etc/two.conf": {"validate": ["grep", "-q", "three", "%s"]}}}
+    unknown = {**tree, "files": {"/etc/typo.conf": {"mode": "0600"}}}
+    put_back, invalid, typo = run(tmp_path, {"tree": checked}, {"tree": refused}, {"tree": unknown})
+    assert put_back["failed"] and "put back" in put_back["msg"]
+    assert invalid["failed"] and "two.conf" in invalid["msg"]
+    assert typo["failed"] and "/etc/typo.conf" in typo["msg"]
+    assert (dest / "etc/one.conf").read_text() == "before\n" and not (dest / "etc/two.conf").exists()
 
 
 def test_what_was_not_applied_stays_a_change_until_it_is(tmp_path, src):
     """A run that is cut off between a file and its reload is made good by the next."""
     dest, until = tmp_path / "host", tmp_path / "pending" / "nginx"
-    options = {"src": src, "dest": str(dest), "until": str(until)}
-    paths = tree(tmp_path, **options)["paths"]
-    assert len(paths) == 2
-    assert tree(tmp_path, "--check", **options)["paths"] == paths
-    (dest / "etc/one.conf").write_text("edited\n")
-    assert tree(tmp_path, **options)["paths"] == paths
-    # The handler's part.
-    until.unlink()
-    assert not tree(tmp_path, **options)["changed"]
+    tree = {"tree": {"src": src, "dest": str(dest), "until": str(until)}}
+    edit, handler = shell(f"echo edited > {dest}/etc/one.conf"), shell(f"rm {until}")
+    first, look, _, again, _, applied = run(tmp_path, tree, {**tree, "check_mode": True}, edit, tree, handler, tree)
+    assert len(first["paths"]) == 2 and first["paths"] == look["paths"] == again["paths"]
+    assert not applied["changed"]
 
 
 def test_what_a_checker_refused_is_not_for_any_handler(tmp_path, src):
     dest, until = tmp_path / "host", tmp_path / "pending" / "nginx"
-    assert tree(tmp_path, src=src, dest=str(dest), until=str(until), verify=[["false"]])["failed"]
-    assert not until.exists()
-    assert tree(tmp_path, src=src, dest=str(dest), until=str(until), verify=[["true"]])["changed"]
-    assert until.exists()
-    (dest / "etc/one.conf").write_text("edited\n")
-    assert tree(tmp_path, src=src, dest=str(dest), until=str(until), verify=[["false"]])["failed"]
-    assert len(until.read_text().splitlines()) == 2
+    tree = {"src": src, "dest": str(dest), "until": str(until)}
+    good, bad = {"tree": {**tree, "verify": [["true"]]}}, {"tree": {**tree, "verify": [["false"]]}}
+    look = shell(f"cat {until} || true")
+    results = run(tmp_path, bad, look, good, look, shell(f"echo edited > {dest}/etc/one.conf"), bad, look)
+    refused, nothing, written, pending, _, refused_again, left = results
+    assert refused["failed"] and nothing["stdout"] == ""
+    assert written["changed"] and len(pending["stdout_lines"]) == 2
+    assert refused_again["failed"] and left["stdout_lines"] == pending["stdout_lines"]

@@ -153,8 +153,9 @@ def test_the_report_keeps_its_sales_in_bigquery(server):
     expected = [row for day in days for row in expected_sales.sales(day, seed.turn(day))]
     assert found() == expected
     # Airflow begins no second one before it has noted the end of the first, which takes it a while.
-    again = f"{backfill} --to-date {days[0]} --reprocess-behavior completed"
-    server.run(f"for _ in $(seq 40); do {again} && exit; sleep 3; done; exit 1")
+    noted = "SELECT count(*) FROM backfill WHERE completed_at IS NULL"
+    wait_until(lambda: server.sql(noted) == "0", 180, "the backfill does not end", every=2)
+    server.run(f"{backfill} --to-date {days[0]} --reprocess-behavior completed")
     wait_until(lambda: server.sql(AGAIN) == "t", 180, "the day was not run again", every=2)
     assert found() == expected
     assert [len(runs.mails(server, f"Daily report {day}")) for day in days] == [1, 1]

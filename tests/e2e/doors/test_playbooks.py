@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 
-from tests.server import wait_until
+from tests.server import Play, wait_until
 
 
 def test_who_may_log_in_is_a_list(server, tmp_path):
@@ -21,8 +20,6 @@ def test_who_may_log_in_is_a_list(server, tmp_path):
     for keys, status in (([mine, second], 0), ([mine], 255)):
         server.play("site.yml", "--tags", "base", "-e", json.dumps({"base_ssh_keys": keys}))
         assert subprocess.run(ssh, capture_output=True, check=False).returncode == status
-    refused = server.play("site.yml", "--tags", "base", "-e", json.dumps({"base_ssh_keys": ["a"]}), succeeds=False)
-    assert "nobody could log in any more" in refused.words and refused.changed == 0
 
 
 def test_a_lost_key_of_encryption_is_never_replaced_in_silence(server):
@@ -46,30 +43,8 @@ def test_a_second_run_is_refused_and_told_whose_the_first_is(server):
     finally:
         os.kill(first.pid, signal.SIGCONT)
         output, _ = first.communicate()
-    assert first.returncode == 0, output[-3000:]
+    assert first.returncode == 0 and Play(first.returncode, output).changed == 0, output[-6000:]
     assert server.run("cat /srv/airflow/lock").strip() == ""
-
-
-WRITTEN = {
-    "base": "/etc/ssh/sshd_config.d/10-airstrip.conf\n/usr/local/share/ca-certificates/airstrip-1.crt",
-    "nginx": "/etc/nginx/conf.d/airflow.conf",
-    "postgresql": "/etc/postgresql/17/main/pg_hba.conf",
-}
-
-
-def test_what_a_run_wrote_and_did_not_apply_is_applied_by_the_next(server):
-    for role, path in WRITTEN.items():
-        server.run(f"mkdir -p /var/lib/airstrip/pending && echo '{path}' > /var/lib/airstrip/pending/{role}")
-    tasks = server.play("site.yml").output
-    for handler in (
-        "Read the trusted authorities again",
-        "Reload the SSH server",
-        "Reload or restart nginx",
-        "Reload PostgreSQL",
-    ):
-        assert re.search(rf"RUNNING HANDLER \[\w+ : {handler}\] \**\nchanged", tasks), handler
-    assert server.run("ls /var/lib/airstrip/pending") == ""
-    assert server.play("site.yml").changed == 0
 
 
 def test_with_the_database_down_the_doctor_speaks_of_all_the_rest(server):

@@ -43,7 +43,6 @@ def log(server: Server, run: str, number: int) -> str:
 
 
 HAPPENINGS = {
-    "restarted": "airflow-restart",
     "stopped and started": f"systemctl stop {SCHEDULERS}; systemctl start airflow.target",
     "killed": f"systemctl kill -s KILL {SCHEDULERS}",
     "without a database": "systemctl kill -s KILL postgresql@17-main; systemctl stop postgresql@17-main; "
