@@ -56,7 +56,7 @@ class Play:
         said: dict[str, str] = {}
         for block in re.split(r"\n(?=fatal: |failed: |TASK|PLAY)", self.output):
             if host := re.match(r"(?:fatal|failed): \[([^\]]+)\]", block):
-                said[host[1]] = " ".join([said.get(host[1], ""), *block.split()])
+                said[host[1]] = " ".join([said.get(host[1], ""), *block[host.end() :].split()])
         return said
 
     @property

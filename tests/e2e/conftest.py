@@ -204,6 +204,15 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Take a group's machines away with its last test: they would keep a core busy beside what comes next."""
+    place = item.funcargs.get("place")
+    yield
+    if place and (nextitem is None or nextitem.path.parent != item.path.parent):
+        place.leave()
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """Keep what the machines of a failed test and the services of their lab said."""
     report = yield

@@ -366,14 +366,16 @@ BAD_INPUT = {
     "a-secret-for-all-to-read": ({"airflow_configuration": {"smtp": {"smtp_password": "x"}}}, "smtp_default"),
     "an-old-Airflow": ({"airflow_requirements_file": f"{ROOT}/tests/e2e/old-requirements.txt"}, "make lock"),
     "no-such-host": ({"ansible_host": "127.0.0.9"}, "ansible_host"),
-    "a-user-without-sudo": ({"ansible_user": "guest"}, "sudo"),
+    "nobody-in-particular": ({"ansible_user": "guest"}, "sudo"),
 }
 
 
 @pytest.fixture(scope="module")
 def refused(server, tmp_path_factory) -> Play:
     """What site.yml says to bad input, in one run: each is a host, and all are this machine."""
-    hosts = {name: {"ansible_host": server.address, **variables} for name, (variables, _) in BAD_INPUT.items()}
+    key = f"-o StrictHostKeyChecking=accept-new -o HostKeyAlias={server.instance['InstanceId']}"
+    reached = {"ansible_host": server.address, "ansible_user": "admin", "ansible_ssh_common_args": key}
+    hosts = {name: {**reached, **variables} for name, (variables, _) in BAD_INPUT.items()}
     inventory = tmp_path_factory.mktemp("refused") / "hosts.yml"
     inventory.write_text(yaml.safe_dump({"airstrip": {"children": {"refused": {"hosts": hosts}}}}))
     # One who may log in and nothing more.
