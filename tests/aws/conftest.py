@@ -25,6 +25,7 @@ class Account:
 
     def __init__(self, api: Api, folder: Path) -> None:
         self.api, self.folder = api, folder
+        (folder / "inventory" / "group_vars").mkdir(parents=True)
         self.url = api.serve("127.0.0.1", 0)
         self.environment = {
             "AWS_ENDPOINT_URL": self.url,
@@ -55,7 +56,6 @@ class Account:
 
     def play(self, playbook: str | Path, *arguments: str, succeeds: bool = True) -> Play:
         inventory = self.folder / "inventory" / "group_vars"
-        inventory.mkdir(parents=True, exist_ok=True)
         (inventory / "all.yml").write_text(yaml.safe_dump(self.variables))
         (inventory.parent / "hosts.yml").write_text(json.dumps({"all": {}}))
         command = ["ansible-playbook", "-i", str(inventory.parent), str(Path("playbooks", playbook)), *arguments]
