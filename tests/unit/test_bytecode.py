@@ -45,3 +45,14 @@ def test_bytecode_that_is_older_than_its_source_is_left(virtualenvs):
 
 def test_where_there_is_no_old_one_nothing_is_taken(virtualenvs, tmp_path):
     assert bytecode.take_over(tmp_path / "none", virtualenvs[1]) == 0
+
+
+def test_a_write_that_is_cut_off_leaves_no_bytecode(virtualenvs, monkeypatch):
+    def full(path, content):
+        path.open("wb").write(content[:20])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        bytecode.take_over(*virtualenvs)
+    assert compiled(virtualenvs[1]) == []

@@ -30,7 +30,10 @@ def take_over(old: Path, new: Path) -> int:
         magic, flags, modified, size = HEADER.unpack_from(content)
         if magic == MAGIC_NUMBER and not flags and (modified, size) == stamp(twin):
             bytecode.parent.mkdir(exist_ok=True)
-            bytecode.write_bytes(HEADER.pack(magic, flags, *stamp(source)) + content[HEADER.size :])
+            # In one step: half a file would have a good header, and compileall looks no further.
+            part = bytecode.with_suffix(".part")
+            part.write_bytes(HEADER.pack(magic, flags, *stamp(source)) + content[HEADER.size :])
+            part.replace(bytecode)
             taken += 1
     return taken
 
