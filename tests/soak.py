@@ -56,7 +56,8 @@ class Mutated:
 MUTATED = [
     Mutated("roles/airflow/files/airstrip/airstrip", f"{UNIT} tests/unit/test_airstrip.py tests/unit/test_mail.py "
             "tests/unit/test_notices.py", "roles/airflow/files/airstrip:."),
-    Mutated("playbooks/module_utils", f"{sys.executable} -m pytest -q -x tests/policy/test_releases.py"),
+    Mutated("roles/airflow/files/airstrip/airstrip/release", f"{UNIT} tests/unit/test_release_engine.py "
+            "tests/unit/test_release_tree.py", "roles/airflow/files/airstrip:."),
     Mutated("playbooks/library/tree.py", f"{sys.executable} -m pytest -q -x tests/policy/test_tree.py"),
 ]  # fmt: skip
 

@@ -39,7 +39,7 @@ def whole(server) -> bool:
     check = (
         "import hashlib, json, pathlib; top = pathlib.Path('/srv/airflow/current'); "
         "files = json.loads((top / 'release.json').read_text())['files']; "
-        "print(all(hashlib.sha256((top / n).read_bytes()).hexdigest() == d for n, d in files.items()))"
+        "print(all(hashlib.sha256((top / n).read_bytes()).hexdigest() == d.split()[0] for n, d in files.items()))"
     )
     return server.run(f'python3 -c "{check}"').strip() == "True"
 

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.dag_processing.bundles.base import BaseDagBundle, BundleVersion
 from airflow.exceptions import AirflowException
 
-from airstrip import releases
+from airstrip.release import folder as releases
 
 
 class ReleaseBundle(BaseDagBundle):
@@ -40,7 +40,7 @@ class ReleaseBundle(BaseDagBundle):
     @property
     def path(self) -> Path:
         """The folder of the release."""
-        return releases.folder(self._root, self.version or self._live or "none")
+        return releases.path(self._root, self.version or self._live or "none")
 
     def get_current_version(self) -> BundleVersion | None:
         """Return the id of the release as the version."""

@@ -2,6 +2,7 @@
 
 database.py state USERNAME  prints a JSON object: migration_needed; administrator_current, which says
                             whether the user exists with the password of the secrets; and pools with their slots
+database.py behind          prints the version tables whose revision is another than this Airflow wants
 database.py wait            waits until the database answers at the revision that this Airflow needs
 
 It is run as a file, with whatever virtualenv is live, so that it is the same for all of them.
@@ -88,6 +89,12 @@ def state(username: str) -> None:
         print(json.dumps(found))
 
 
+def say_behind() -> None:
+    """Print each table whose revision is another than this Airflow wants."""
+    with connect() as connection:
+        print("\n".join(behind(connection)))
+
+
 def wait() -> None:
     """Wait for the database. Raises SystemExit when it has not come in time."""
     end = time.monotonic() + WAIT_SECONDS
@@ -106,4 +113,4 @@ def wait() -> None:
 
 
 if __name__ == "__main__":
-    {"state": state, "wait": wait}[sys.argv[1]](*sys.argv[2:])
+    {"state": state, "wait": wait, "behind": say_behind}[sys.argv[1]](*sys.argv[2:])

@@ -32,7 +32,8 @@ from airflow.utils.file import list_py_file_paths
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from airstrip import live, releases
+from airstrip import live
+from airstrip.release import folder
 
 # What a process that imports a DAG file may take, in MB.
 FILE_MB = 200
@@ -120,7 +121,7 @@ def report(question: Pipe, release: Path, file: str) -> None:
 def look(release: Path, file: Path) -> Finding:
     """Import one file as the DAG processor would."""
     sys.path.append(str(release))
-    bag = DagBag(dag_folder=str(file), collect_dags=False, bundle_path=release, bundle_name=releases.BUNDLE)
+    bag = DagBag(dag_folder=str(file), collect_dags=False, bundle_path=release, bundle_name=folder.BUNDLE)
     bag.process_file(str(file))
     finding = Finding(problems=[line(release, file, text) for text in bag.import_errors.values()])
     readable = file.suffix == ".py" and not finding.problems

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from airstrip import database, releases
+from airstrip import database
+from airstrip.release.folder import BUNDLE, manifest
 
 # A scheduler may have put off a task for long, so each unfinished run counts, and each task of a finished one that
 # was cleared.
@@ -60,14 +61,14 @@ def stranded(dags: list[str]) -> list[str]:
     return [
         f"there is no {dag.partition(' ')[0]} any more, and runs of it go on {dag.partition(' ')[2]}: wait for them, "
         "pause it, or end them in the user interface"
-        for dag in sorted(rows(connect(), UNFINISHED, releases.BUNDLE, dags))
+        for dag in sorted(rows(connect(), UNFINISHED, BUNDLE, dags))
     ]
 
 
 def missing(folder: Path, seconds: float) -> dict[str, str]:
     """Wait until Airflow has every DAG of the release; return those that it has not (id to file) when time is over."""
     root, release = folder.parent.parent, folder.name
-    dags = releases.manifest(root, release)["dags"]
+    dags = manifest(root, release)["dags"]
     connection, deadline = connect(), time.monotonic() + seconds
     while True:
         live = rows(connection, LIVE, release, f"{folder}/%")
@@ -90,6 +91,6 @@ if __name__ == "__main__":
         print("\n".join(needed()))
     elif sys.argv[1] == "stranded":
         folder = Path(sys.argv[2])
-        print("\n".join(stranded(list(releases.manifest(folder.parent.parent, folder.name)["dags"]))))
+        print("\n".join(stranded(list(manifest(folder.parent.parent, folder.name)["dags"]))))
     else:
         print("\n".join(missing(Path(sys.argv[2]), float(sys.argv[3]))))

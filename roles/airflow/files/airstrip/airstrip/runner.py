@@ -31,7 +31,8 @@ from typing import Any
 
 import psutil
 
-from airstrip import releases, warm
+from airstrip import warm
+from airstrip.release import folder as releases
 
 WATCH_SECONDS = 0.5
 # A parent of another virtualenv than the runner's own goes when nobody has needed it for so long.

@@ -1,0 +1,21 @@
+"""`airstrip`: what an operator does on the host itself. Standard library only."""
+
+from __future__ import annotations
+
+import sys
+
+from airstrip.release import command
+
+COMMANDS = {"release": command.main}
+
+
+def main() -> int:
+    """Hand the arguments to a command."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print(f"usage: airstrip {{{','.join(COMMANDS)}}} ...", file=sys.stderr)
+        return 2
+    return COMMANDS[sys.argv[1]](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""`airstrip release STEP`: a JSON object on standard output, and where it was refused a sentence on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from airstrip.release.engine import Answer, Engine
+from airstrip.release.folder import Releases
+from airstrip.release.host import Host
+from airstrip.release.lock import Held, Lock, identity
+from airstrip.release.tree import Refused
+
+ROOT = Path("/srv/airflow")
+COMPONENTS = "api-server,runner,scheduler,dag-processor,triggerer"
+
+
+def stage(engine: Engine, given: argparse.Namespace) -> Answer:
+    """Lay out the archive on standard input, or in a file, and examine it."""
+    with open(given.archive, "rb") if given.archive else sys.stdin.buffer as archive:
+        return engine.stage(archive, given.virtualenv or engine.host.virtualenv(), given.force)
+
+
+def history(engine: Engine, given: argparse.Namespace) -> Answer:
+    """Say what was done, and which releases one can go back to."""
+    releases = engine.releases
+    state = {"releases": releases.all(), "live": releases.live(), "before": releases.before()}
+    return {"changed": False, "history": releases.history(), **state}
+
+
+STEPS: dict[str, tuple[str, Callable[[Engine, argparse.Namespace], Answer]]] = {
+    "lock": ("keep other runs away", lambda engine, given: engine.take()),
+    "unlock": ("let other runs at it again", lambda engine, given: engine.give_back()),
+    "stage": ("lay out an archive from standard input, compare and examine it", stage),
+    "gate": ("examine what was staged", lambda engine, given: engine.gate(given.release)),
+    "choose": ("choose an older release instead", lambda engine, given: engine.choose(given.release)),
+    "switch": ("make it live, or put the one before back", lambda engine, given: engine.switch(given.release)),
+    "finish": ("prune and unlock", lambda engine, given: engine.finish(given.release)),
+    "revert": ("put back what was live before this run", lambda engine, given: engine.revert(given.release)),
+    "history": ("say what was done", history),
+    "needed": ("say which releases unfinished runs need", lambda engine, given: {"needed": engine.host.needed()}),
+}
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return what was given."""
+    parser = argparse.ArgumentParser(prog="airstrip release", description=__doc__)
+    steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
+    for name, (what, _) in STEPS.items():
+        step = steps.add_parser(name, help=what, description=what)
+        step.add_argument("release", nargs="?", default="", help="its name")
+        step.add_argument("--root", type=Path, default=ROOT, help="the folder of the releases")
+        step.add_argument("--archive", help="a file instead of standard input")
+        step.add_argument("--virtualenv", help="the packages that it runs with; default: the live ones")
+        step.add_argument("--components", default=COMPONENTS, help="of Airflow, on this host")
+        step.add_argument("--owner", type=json.loads, help="whose run this is, as JSON")
+        step.add_argument("--action", default="update", help="what the history calls it")
+        step.add_argument("--force", action="store_true", help="make a release of what is live already")
+        step.add_argument("--break-lock", action="store_true", help="go on although another run has the host")
+        step.add_argument("--check", action="store_true", help="change nothing")
+        step.add_argument("--diff", action="store_true", help="say what each file would become")
+        for option, what in (
+            ("import-seconds", "that a DAG file may take"),
+            ("live-seconds", "within which Airflow must have all DAGs"),
+            ("keep", "so many releases"),
+            ("keep-mb", "so many megabytes of older releases"),
+            ("max-mb", "that a release may have"),
+        ):
+            step.add_argument(f"--{option}", type=int, default=argparse.SUPPRESS, help=what)
+    return parser.parse_args(arguments)
+
+
+def owner() -> dict[str, Any]:
+    """Return who runs this by hand: the shell's user, for as long as the shell lives."""
+    return identity(os.environ.get("SUDO_USER") or getpass.getuser(), os.getppid())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do one step; return the exit code."""
+    given = parsed(arguments)
+    os.umask(0o022)
+    options = {name: getattr(given, name) for name in ("import_seconds", "live_seconds", "keep", "keep_mb", "max_mb")
+               if name in given}  # fmt: skip
+    engine = Engine(
+        Releases(given.root),
+        Host(given.components.split(",") if given.components else []),
+        Lock(given.root / "lock", given.owner or owner(), given.break_lock),
+        action=given.action,
+        check=given.check,
+        diff=given.diff,
+        **options,
+    )
+    try:
+        answer, code = STEPS[given.step][1](engine, given), 0
+    except Held as error:
+        answer, code = {"refused": str(error), "holder": error.holder}, 1
+    except Refused as error:
+        engine.refused(given.release, str(error))
+        answer, code = {"refused": str(error)}, 1
+    print(json.dumps(answer))
+    if code:
+        print(answer["refused"], file=sys.stderr)
+    return code

@@ -1,0 +1,133 @@
+"""What a release asks of the rest of the host: systemd, the database, the gate, Airflow's health."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from airstrip.release import disk
+from airstrip.release.folder import COMPLETE
+from airstrip.release.tree import Refused
+from airstrip.systemd import show
+
+VIRTUALENV = Path("/opt/airflow/venv")
+RESTART = "/usr/local/bin/airflow-restart"
+PARSER = "dag-processor"
+PARSER_UNIT = "airflow-dag-processor.service"
+HEALTH = "http://127.0.0.1:8080/api/v2/monitor/health"
+HEALTH_SECONDS = 60
+GATE_SECONDS = 900
+# The programs beside this one, newer than those in an older virtualenv.
+PROGRAMS = str(Path(__file__).parents[2])
+
+
+class Host:
+    """The host with these components of Airflow."""
+
+    def __init__(self, components: list[str]) -> None:
+        self.components = components
+
+    def virtualenv(self) -> str:
+        """Return the live virtualenv."""
+        return os.path.realpath(VIRTUALENV)
+
+    def complete(self, virtualenv: str) -> bool:
+        """Return whether nothing of a virtualenv is missing."""
+        return (Path(virtualenv) / COMPLETE).exists()
+
+    def use(self, virtualenv: str) -> None:
+        """Make a virtualenv the live one, for whatever starts next."""
+        disk.link(VIRTUALENV, virtualenv)
+
+    def gate(self, folder: Path, virtualenv: str, import_seconds: int) -> dict[str, Any]:
+        """Examine a staged release as the DAG processor's user, in its sandbox, with its variables."""
+        unit = [
+            "systemd-run", "--quiet", "--wait", "--collect", "--pipe", "--unit=airflow-dag-processor@gate.service",
+            f"--property=RuntimeMaxSec={GATE_SECONDS}", "--setenv=_AIRFLOW_PROCESS_CONTEXT=server",
+            f"--setenv=AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT={import_seconds}",
+        ]  # fmt: skip
+        command = [*unit, f"{virtualenv}/bin/python", "-m", "airstrip.gate", str(folder)]
+        result = subprocess.run(command, text=True, capture_output=True, check=False)
+        try:
+            return json.loads(result.stdout.strip().splitlines()[-1])
+        except (ValueError, IndexError):
+            what = f"the examination itself failed with {result.returncode}: {result.stderr.strip()[-2000:]}"
+            return {"problems": [what]}
+
+    def ask(self, *arguments: str, virtualenv: str | None = None) -> list[str]:
+        """Ask the database; return the lines of the answer."""
+        python = f"{virtualenv or VIRTUALENV}/bin/python"
+        environment = {"CREDENTIALS_DIRECTORY": "/etc/airflow/secrets", "PYTHONPATH": PROGRAMS, "PATH": os.defpath}
+        command = [python, "-P", "-m", *arguments]
+        result = subprocess.run(command, text=True, capture_output=True, check=False, env=environment)
+        if result.returncode:
+            raise Refused(f"The database does not answer: {result.stderr.strip()[-500:]}")
+        return [line for line in result.stdout.splitlines() if line]
+
+    def needed(self) -> list[str]:
+        """Return the releases that unfinished runs need."""
+        return self.ask("airstrip.live", "needed")
+
+    def stranded(self, folder: Path) -> list[str]:
+        """Return a line for each DAG that goes on and is not in the release."""
+        return self.ask("airstrip.live", "stranded", str(folder))
+
+    def missing(self, folder: Path, seconds: int) -> list[str]:
+        """Wait until Airflow has every DAG of the release; return those that it has not in time."""
+        return self.ask("airstrip.live", "wait", str(folder), str(seconds))
+
+    def foreign(self, virtualenv: str) -> list[str]:
+        """Return the tables whose revision is not the one that a virtualenv's Airflow wants."""
+        return self.ask("airstrip.database", "behind", virtualenv=virtualenv)
+
+    def stale(self) -> list[str]:
+        """Return the components that run with other packages than those that are live."""
+        changed = os.lstat(VIRTUALENV).st_mtime
+        return [name for name in self.components if self.started(name) <= changed]
+
+    def started(self, component: str) -> float:
+        """Return when a component was started, in seconds since 1970; 0 if it does not run."""
+        boot = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
+        units = [f"airflow-{component}.service", *(f"airflow-{component}@{name}.service" for name in "ab")]
+        active = [unit for unit in units if show(unit, "ActiveState") == "active"]
+        return max((boot + int(show(unit, "InactiveExitTimestampMonotonic")) / 1e6 for unit in active), default=0)
+
+    def restart(self, components: list[str]) -> list[str]:
+        """Restart components; return what there is to know. It may wait for the tasks of the old ones."""
+        return self._run(RESTART, *components).splitlines()
+
+    def stop_parser(self) -> None:
+        """Stop the DAG processor."""
+        self._run("systemctl", "stop", PARSER_UNIT)
+
+    def start_parser(self) -> None:
+        """Start the DAG processor, where it does not run."""
+        self._run("systemctl", "start", PARSER_UNIT)
+
+    def wait_until_healthy(self) -> None:
+        """Wait until each component says so. Raises Refused."""
+        wanted = {name.replace("-", "_") for name in self.components} - {"api_server", "runner"}
+        deadline = time.monotonic() + HEALTH_SECONDS
+        while True:
+            sick = ["api_server"]
+            with suppress(OSError, ValueError), urllib.request.urlopen(HEALTH, timeout=5) as answer:
+                states = json.load(answer)
+                sick = [name for name in wanted if (states.get(name) or {}).get("status") != "healthy"]
+            if not sick:
+                return
+            if time.monotonic() > deadline:
+                names = ", ".join(sorted(sick))
+                raise Refused(f"Not healthy with these packages: {names}. Look at: journalctl -e -u 'airflow-*'")
+            time.sleep(0.5)
+
+    def _run(self, *command: str) -> str:
+        result = subprocess.run(command, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+        if result.returncode:
+            raise Refused(f"{' '.join(command)} said: {(result.stderr or result.stdout).strip()}")
+        return result.stdout
