@@ -66,7 +66,7 @@ unit: build/airflow/done ## Run the tests that need no machine
 	$(UNIT)
 
 .PHONY: e2e
-e2e: setup build/bigquery/done ## Run the tests on machines of their own; one part with ONLY=releases
+e2e: setup build/airflow/done build/bigquery/done ## Run the tests on machines of their own; one part with ONLY=releases
 	$(PYTEST) $(IN_LANES) $(or $(ONLY:%=tests/e2e/%),tests/e2e)
 
 .PHONY: test
@@ -75,13 +75,17 @@ test: setup ## Run all tests
 
 # All in one go, so that no lane is idle while another works.
 .PHONY: all-lanes
-all-lanes: build/bigquery/done
+all-lanes: build/airflow/done build/bigquery/done
 	$(PYTEST) $(IN_LANES) tests/lint tests/policy tests/aws tests/e2e
 
 # In Airflow's own virtualenv.
 .PHONY: unit-alone
 unit-alone: build/airflow/done
 	$(UNIT)
+
+.PHONY: gate
+gate: build/airflow/done ## Examine DAGs before you ship them, as the server would: SOURCE=FOLDER
+	@AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=$(OWN) build/airflow/bin/python -P -m airstrip.gate --offline $(or $(SOURCE),.)
 
 .PHONY: bench
 bench: setup build/airflow/done ## Measure, compare, write the README's table; one group with NAME=install, memory, tasks, faults, doors, releases, restarts, etl or report
@@ -119,7 +123,7 @@ build/packages: Makefile
 	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes requirements.txt
 	@touch $@
 
-build/airflow/done: .venv/done roles/airflow/files/requirements.txt tests/unit/requirements.txt $(wildcard $(OWN)/*/*.py)
+build/airflow/done: .venv/done roles/airflow/files/requirements.txt tests/unit/requirements.txt $(wildcard $(OWN)/*/*.py $(OWN)/*/*/*.py)
 	$(WHEEL)
 	$(BIN)/uv venv --quiet --clear --python python3 build/airflow
 	VIRTUAL_ENV=build/airflow $(BIN)/uv pip sync --quiet --require-hashes \

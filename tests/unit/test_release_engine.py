@@ -45,9 +45,14 @@ class Host:
         self.told.append(f"use {os.path.basename(virtualenv)}")
         disk.link(self.root / "venv", virtualenv)
 
-    def gate(self, staged, virtualenv, seconds):
+    def gate(self, staged, virtualenv, seconds, megabytes):
         names = [name for name in tree.description(staged) if name.startswith("dags/")]
-        return {"problems": self.problems, "dags": {os.path.basename(name)[:-3]: name for name in names}}
+        files = {name: {"seconds": 1, "mb": 30} for name in names}
+        return {
+            "problems": self.problems,
+            "files": files,
+            "dags": {os.path.basename(name)[:-3]: name for name in names},
+        }
 
     def stale(self):
         return list(self.components) if self.told and self.told[-1].startswith("use ") else []
@@ -248,7 +253,7 @@ def test_a_dags_file_must_be_of_the_release(server, monkeypatch):
     monkeypatch.setattr(
         server.host,
         "gate",
-        lambda *_: {"problems": [], "dags": {"a": "dags/a.py", "evil": "../../etc/shadow", "odd": 7}},
+        lambda *_: {"problems": [], "files": {}, "dags": {"a": "dags/a.py", "evil": "../../etc/shadow", "odd": 7}},
     )
     server.ship()
     assert server.releases.manifest(server.live())["dags"] == {"a": "dags/a.py"}

@@ -62,6 +62,9 @@ options:
   import_seconds:
     description: How long a DAG file may take to import.
     type: int
+  import_mb:
+    description: How many MB it may take.
+    type: int
   live_seconds:
     description: How long Airflow may take to have the DAGs of a release.
     type: int
@@ -115,7 +118,7 @@ said:
   description: What there is to know besides, a line each.
   type: list
   elements: str
-  returned: for C(choose) and C(switch)
+  returned: for C(stage), C(gate), C(choose) and C(switch)
 history:
   description: What was done, the oldest line first.
   type: list
@@ -165,6 +168,7 @@ def main() -> None:
             "virtualenv": {"type": "path"},
             "components": {"type": "list", "elements": "str"},
             "import_seconds": {"type": "int"},
+            "import_mb": {"type": "int"},
             "live_seconds": {"type": "int"},
             "keep": {"type": "int"},
             "keep_mb": {"type": "int"},

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import time
 
 import pytest
 
+from tests.broken_trees import BROKEN, write
 from tests.e2e import load
 from tests.e2e.load import Load
-from tests.e2e.updates import DAG, TWO_AT_THE_LOCK, begin, deaf, killed, live, locked, slow, wait_for_step, whole
+from tests.e2e.updates import TWO_AT_THE_LOCK, begin, deaf, killed, live, locked, slow, wait_for_step, whole
 from tests.server import ROOT, Play, Server, wait_until
 
-BAD = {
-    "syntax.py": ("# airflow DAG\ndef f(:\n", r"dags/syntax.py:2: SyntaxError"),
-    "package.py": ("# airflow DAG\nimport no_such_package\n", r"dags/package.py:2: ModuleNotFoundError: .*no_such"),
-    "sleep.py": ("# airflow DAG\nimport time\ntime.sleep(30)\n", r"dags/sleep.py:3: .*AirflowTaskTimeout: .* after 2"),
-    "twin.py": (DAG.format(name="twitter"), r"dags/twin.py:3 and dags/twitter_dag.py:\d+: both define the DAG twitter"),
-    "cycle.py": (
-        "from airflow.sdk import DAG\nfrom airflow.providers.standard.operators.empty import EmptyOperator as E\n"
-        "with DAG('cycle', schedule=None):\n    a, b = E(task_id='a'), E(task_id='b')\n    a >> b >> a\n",
-        r"dags/cycle.py:3: AirflowDagCycle",
-    ),
-}
 UNKNOWN = """
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG
@@ -187,18 +178,43 @@ def test_a_request_that_an_api_server_drops_as_it_stops_is_asked_again(server):
 
 
 def test_a_release_that_must_not_go_live_does_not(server, source, ship):
+    """And a laptop says of it what the server says."""
     before = live(server)
-    for name, (text, _) in BAD.items():
-        (source / "dags" / name).write_text(text)
+    bad = [tree for tree in BROKEN.values() if not tree.whole]
+    write(source, bad)
     try:
-        play = ship("-e", "release_import_seconds=2", succeeds=False)
+        play = ship("-e", "release_import_seconds=2", "-e", "release_import_mb=300", succeeds=False)
+        laptop = subprocess.run(
+            ["make", "gate", f"SOURCE={source}"],
+            cwd=ROOT,
+            env={**os.environ, "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "2"},
+            text=True,
+            capture_output=True,
+            check=False,
+        )
     finally:
-        for name in BAD:
-            (source / "dags" / name).unlink()
-    for _, pattern in BAD.values():
-        assert re.search(pattern, play.words), (pattern, play.output[-3000:])
+        for tree in bad:
+            for name in tree.files:
+                (source / name).unlink()
+    assert laptop.returncode
+    for tree in bad:
+        (said,) = re.findall(rf"(?m)^({tree.words}.*)$", laptop.stdout)
+        if "MB to import" not in said:
+            assert " ".join(said.split()) in play.words, play.output[-5000:]
+        assert re.search(tree.words, play.words), (tree.words, play.output[-5000:])
     assert f"{before} stays live" in play.words and live(server) == before
     assert "refused" in server.play("history.yml").output
+
+
+def test_what_cannot_be_shipped_is_named(server, source, ship):
+    before = live(server)
+    (source / "dags" / "out.py").symlink_to("../../elsewhere.py")
+    try:
+        play = ship(succeeds=False)
+    finally:
+        (source / "dags" / "out.py").unlink()
+    assert "dags/out.py -> ../../elsewhere.py leads out of dags/, etl/ and plugins/" in play.words
+    assert live(server) == before
 
 
 def test_what_a_dag_names_must_be_there(server, source, ship):

@@ -18,13 +18,21 @@ from airstrip.release.lock import Held, Lock, identity
 from airstrip.release.tree import Refused
 
 ROOT = Path("/srv/airflow")
+BOUNDS = {
+    "import_seconds": "that a DAG file may take",
+    "import_mb": "that a DAG file may take",
+    "live_seconds": "within which Airflow must have all DAGs",
+    "keep": "so many releases",
+    "keep_mb": "so many megabytes of older releases",
+    "max_mb": "that a release may have",
+}
 COMPONENTS = "api-server,runner,scheduler,dag-processor,triggerer"
 
 
 def stage(engine: Engine, given: argparse.Namespace) -> Answer:
     """Lay out the archive on standard input, or in a file, and examine it."""
     with open(given.archive, "rb") if given.archive else sys.stdin.buffer as archive:
-        return engine.stage(archive, given.virtualenv or engine.host.virtualenv(), given.force)
+        return engine.stage(archive, given.virtualenv or engine.host.virtualenv(), given.release, given.force)
 
 
 def history(engine: Engine, given: argparse.Namespace) -> Answer:
@@ -65,14 +73,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         step.add_argument("--break-lock", action="store_true", help="go on although another run has the host")
         step.add_argument("--check", action="store_true", help="change nothing")
         step.add_argument("--diff", action="store_true", help="say what each file would become")
-        for option, what in (
-            ("import-seconds", "that a DAG file may take"),
-            ("live-seconds", "within which Airflow must have all DAGs"),
-            ("keep", "so many releases"),
-            ("keep-mb", "so many megabytes of older releases"),
-            ("max-mb", "that a release may have"),
-        ):
-            step.add_argument(f"--{option}", type=int, default=argparse.SUPPRESS, help=what)
+        for bound, what in BOUNDS.items():
+            step.add_argument(f"--{bound.replace('_', '-')}", type=int, default=argparse.SUPPRESS, help=what)
     return parser.parse_args(arguments)
 
 
@@ -85,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do one step; return the exit code."""
     given = parsed(arguments)
     os.umask(0o022)
-    options = {name: getattr(given, name) for name in ("import_seconds", "live_seconds", "keep", "keep_mb", "max_mb")
-               if name in given}  # fmt: skip
+    options = {name: getattr(given, name) for name in BOUNDS if name in given}
     engine = Engine(
         Releases(given.root),
         Host(given.components.split(",") if given.components else []),

@@ -37,6 +37,7 @@ class Engine:
     check: bool = False
     diff: bool = False
     import_seconds: int = 5
+    import_mb: int = 500
     live_seconds: int = 120
     keep: int = 10
     keep_mb: int = 3000
@@ -58,16 +59,17 @@ class Engine:
         self.lock.give_back()
         return {"changed": False}
 
-    def stage(self, archive: IO[bytes], virtualenv: str, force: bool = False) -> Answer:
+    def stage(self, archive: IO[bytes], virtualenv: str, release: str = "", force: bool = False) -> Answer:
         """Lay an archive out, compare it with what is live, and examine it if its packages are here.
 
+        `release` is its name where that is known before the archive is read.
         With `force` it becomes a release even if its code is live already, so that every host has the same.
         """
         if self.check:
             self.lock.look()
             with tempfile.TemporaryDirectory() as folder:
                 return self._compared(archive, Path(folder) / "tree", virtualenv)[0]
-        with self._step(""):
+        with self._step(release):
             with self._timed("stage"), self._writing():
                 shutil.rmtree(self.releases.root / "staging", ignore_errors=True)
                 answer, noted = self._compared(archive, self.releases.staging("new"), virtualenv)
@@ -77,6 +79,7 @@ class Engine:
             answer |= {"changed": True, "release": noted["release"], "seconds": self.seconds}
             if self.host.complete(virtualenv):
                 answer |= {"summary": f"{answer['summary']}; {self._gated(noted['release'])}", "ready": True}
+                answer["said"] = self.said
             return answer
 
     def _compared(self, archive: IO[bytes], folder: Path, virtualenv: str) -> tuple[Answer, dict[str, Any]]:
@@ -137,19 +140,21 @@ class Engine:
     def gate(self, release: str) -> Answer:
         """Examine a staged release, whose packages have come meanwhile."""
         with self._step(release):
-            return {"changed": True, "release": release, "summary": self._gated(release), "seconds": self.seconds}
+            answer = {"changed": True, "release": release, "summary": self._gated(release)}
+            return {**answer, "seconds": self.seconds, "said": self.said}
 
     def _gated(self, release: str) -> str:
         """Examine a staged release, and put it among the others. Raises Refused."""
         folder, now = self.releases.staging(release), self.releases.live()
         noted = json.loads(self.releases.staging(f"{release}.json").read_text())
         with self._timed("gate"):
-            verdict = self.host.gate(folder, noted["virtualenv"], self.import_seconds)
+            verdict = self.host.gate(folder, noted["virtualenv"], self.import_seconds, self.import_mb)
             if verdict["problems"]:
                 stays = f"Nothing was changed: {now} stays live." if now else "No release is live yet."
                 raise Refused("\n".join([*verdict["problems"], stays]))
             noted["dags"] = {dag: file for dag, file in verdict["dags"].items() if inside(folder, file)}
-            noted["examined"] = verdict.get("files", {})
+            noted["examined"] = verdict["files"]
+            self.said += slowest(verdict["files"])
             before = self.releases.manifest(now) if now else {"dags": {}, "files": {}}
             self.releases.publish(release, noted)
         return tree.summary(tree.difference(digests(before), digests(noted)), "DAG")
@@ -302,6 +307,13 @@ class Engine:
 def inside(folder: Path, file: Any) -> bool:
     """Return whether a path that DAG code named is one of the release's files."""
     return isinstance(file, str) and (folder / file).resolve().is_relative_to(folder.resolve())
+
+
+def slowest(files: dict[str, dict[str, float]]) -> list[str]:
+    """Return a line with the files that take longest to import."""
+    names = sorted(files, key=lambda name: files[name]["seconds"], reverse=True)[:3]
+    took = ", ".join(f"{name} {files[name]['seconds']:.1f} s {files[name]['mb']:.0f} MB" for name in names)
+    return [f"slowest to import: {took}"] if names else []
 
 
 def digests(noted: dict[str, Any]) -> dict[str, str]:

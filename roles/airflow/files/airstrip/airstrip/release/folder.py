@@ -17,8 +17,6 @@ from airstrip.release import disk, tree
 
 BUNDLE = "airstrip"
 MANIFEST = "release.json"
-# The DAG processor looks for DAGs in dags/ alone; etl/ and plugins/ are imported from there.
-IGNORE = "/etl/\n/plugins/\n"
 VIRTUALENVS = Path("/opt/airflow/venvs")
 # Is in a virtualenv once nothing of it is missing; the role airflow puts it there.
 COMPLETE = "complete"
@@ -152,7 +150,6 @@ class Releases:
     def publish(self, release: str, noted: dict[str, Any]) -> None:
         """Put an examined release among the others, safe from a power cut."""
         staged = self.staging(release)
-        (staged / ".airflowignore").write_text(IGNORE)
         (staged / MANIFEST).write_text(json.dumps(noted, indent=1))
         (self.root / "releases").mkdir(exist_ok=True)
         disk.move(staged, self.folder(release))

@@ -45,14 +45,15 @@ class Host:
         """Make a virtualenv the live one, for whatever starts next."""
         disk.link(VIRTUALENV, virtualenv)
 
-    def gate(self, folder: Path, virtualenv: str, import_seconds: int) -> dict[str, Any]:
+    def gate(self, folder: Path, virtualenv: str, seconds: int, megabytes: int) -> dict[str, Any]:
         """Examine a staged release as the DAG processor's user, in its sandbox, with its variables."""
         unit = [
             "systemd-run", "--quiet", "--wait", "--collect", "--pipe", "--unit=airflow-dag-processor@gate.service",
-            f"--property=RuntimeMaxSec={GATE_SECONDS}", "--setenv=_AIRFLOW_PROCESS_CONTEXT=server",
-            f"--setenv=AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT={import_seconds}",
+            # Whatever a file takes, the services beside it keep their memory.
+            "--property=MemoryMax=60%", "--property=MemorySwapMax=0", "--property=OOMPolicy=continue",
+            f"--setenv=AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT={seconds}",
         ]  # fmt: skip
-        command = [*unit, f"{virtualenv}/bin/python", "-m", "airstrip.gate", str(folder)]
+        command = [*unit, f"{virtualenv}/bin/python", "-m", "airstrip.gate", f"--megabytes={megabytes}", str(folder)]
         result = subprocess.run(command, text=True, capture_output=True, check=False)
         try:
             return json.loads(result.stdout.strip().splitlines()[-1])

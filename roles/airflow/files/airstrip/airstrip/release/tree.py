@@ -28,6 +28,8 @@ PARTS = ("dags", "etl", "plugins")
 # Never a part of the code, wherever it is.
 LEFT_OUT = {"__pycache__", ".git"}
 ABOUT = "about.json"
+# The DAG processor looks for DAGs in dags/ alone; etl/ and plugins/ are imported from there.
+IGNORE = "/etl/\n/plugins/\n"
 CHUNK = 2**20
 MOST_FILES = 50_000
 # Of a larger file --diff says only that it changed.
@@ -162,6 +164,7 @@ def unpack(stream: IO[bytes], folder: Path, most_mb: int) -> tuple[dict[str, str
     files: dict[str, str] = {}
     room = most_mb * 2**20
     folder.mkdir(parents=True)
+    (folder / ".airflowignore").write_text(IGNORE)
     try:
         with tarfile.open(fileobj=stream, mode="r|*") as tar:
             for entry in tar:
