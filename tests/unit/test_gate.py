@@ -125,6 +125,37 @@ def test_the_gate_imports_no_more_at_once_than_memory_has_room_for(monkeypatch, 
     assert examination.at_once(running) == most
 
 
+TIMETABLE = """
+from airflow.plugins_manager import AirflowPlugin
+from airflow.timetables.simple import NullTimetable
+
+
+class Ours(NullTimetable):
+    pass
+
+
+class Plugin(AirflowPlugin):
+    name = "ours"
+    timetables = [Ours]
+"""
+
+
+def test_a_release_brings_its_plugins(release):
+    """A timetable of its own is what a DAG cannot be stored without; a broken plugin is named with its line."""
+    folder = release(
+        ours=f"from airflow.sdk import DAG\nfrom ours import Ours\n{DAG.format(name='x')}".replace("None", "Ours()")
+    )
+    (folder / ".airflowignore").write_text("/plugins/\n")
+    (folder / "plugins").mkdir()
+    (folder / "plugins" / "ours.py").write_text(TIMETABLE)
+    assert gate.examine(folder, MEGABYTES)["dags"] == {"x": "dags/ours.py"} and problems(folder) == []
+    (folder / "plugins" / "wrong.py").write_text("\n1 / 0\n")
+    (folder / "plugins" / "twin.py").write_text(TIMETABLE)
+    said = problems(folder)
+    assert "plugins/wrong.py:2: ZeroDivisionError: division by zero" in said
+    assert any(re.match(r"plugins/(twin|ours).py: Plugin 'ours' already registered", line) for line in said)
+
+
 def said_offline(source):
     bounds = [f"--megabytes={MEGABYTES}", "--most-mb=5"]
     command = [sys.executable, "-P", "-m", "airstrip.gate", "--offline", str(source), *bounds]

@@ -34,6 +34,7 @@ class Host:
         (root / "venvs" / "v2").mkdir(exist_ok=True)
         if not (root / "venv").exists():
             (root / "venv").symlink_to(root / "venvs" / "v1")
+        self.began = os.lstat(root / "venv").st_mtime_ns
 
     def virtualenv(self):
         return os.path.realpath(self.root / "venv")
@@ -54,8 +55,11 @@ class Host:
             "dags": {os.path.basename(name)[:-3]: name for name in names},
         }
 
-    def stale(self):
-        return list(self.components) if self.told and self.told[-1].startswith("use ") else []
+    def stale(self, plugins):
+        """All components began before the link that is newer than this."""
+        changed = max(os.lstat(link).st_mtime_ns for link in (self.root / "venv", plugins) if os.path.lexists(link))
+        stale, self.began = changed > self.began, max(self.began, changed)
+        return list(self.components) if stale else []
 
     def restart(self, names):
         self.told.append(f"restart {','.join(names)}")
@@ -230,6 +234,25 @@ def test_with_other_packages_the_parser_stops_last(server):
     server.host.told.clear()
     server.ship(virtualenv="v2")
     assert server.host.told == ["use v2", "restart scheduler,api-server", "stop parser"]
+
+
+def test_other_plugins_move_the_services_as_other_packages_do(server):
+    shipped(server, "first")
+    assert server.host.told == []
+    (server.source / "plugins").mkdir()
+    (server.source / "plugins" / "p.py").write_text("one")
+    with_plugins = server.ship()["release"]
+    moved = ["restart scheduler,api-server", "stop parser"]
+    assert server.host.told == moved and server.releases.plugins() == with_plugins
+    server.host.told.clear()
+    shipped(server, *"abc", keep=2, keep_mb=0)
+    # What the services load stays, and they are left alone.
+    assert server.host.told == [] and with_plugins in server.releases.all()
+    (server.source / "plugins" / "p.py").write_text("two")
+    server.ship()
+    server.rollback()
+    assert server.host.told == moved * 2
+    assert (server.root / "plugins" / "p.py").read_text() == "one"
 
 
 def test_a_rollback_over_a_migration_is_refused(server):

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.broken_trees import BROKEN, write
-from tests.e2e import load
+from tests.e2e import load, runs
 from tests.e2e.load import Load
 from tests.e2e.updates import TWO_AT_THE_LOCK, begin, deaf, killed, live, locked, slow, wait_for_step, whole
 from tests.server import ROOT, Play, Server, wait_until
@@ -271,6 +271,32 @@ def test_other_packages_come_without_a_loss_and_runs_keep_theirs(loaded, ship, t
     server.play("rollback.yml")
     assert server.run("readlink -f /opt/airflow/venv").strip() == old
     server.play("check.yml")
+
+
+# Airflow's own examples: what each takes from plugins/, under the name that it has there.
+PLUGINS = {"example_custom_weight": "decreasing_priority_weight_strategy", "example_workday_timetable": "workday"}
+
+
+def test_a_release_brings_its_plugins_without_a_loss(loaded, source, ship):
+    server, api = loaded, loaded.logged_in
+    (examples,) = (ROOT / "build/airflow/lib").glob("python3*/site-packages/airflow/example_dags")
+    (source / "plugins").mkdir()
+    for dag, plugin in PLUGINS.items():
+        (source / "plugins" / f"{plugin}.py").write_text((examples / "plugins" / f"{plugin}.py").read_text())
+        text = (examples / f"{dag}.py").read_text().replace("airflow.example_dags.plugins.", "")
+        (source / "dags" / f"{dag}.py").write_text(text)
+    with Load(server, every=20) as run:
+        with run.held():
+            play = ship()
+        for dag in PLUGINS:
+            runs.unpause(server, api, dag)
+            runs.wait(server, api, dag, runs.start(server, api, dag, runs.TODAY), "success")
+    run.wait()
+    assert run.failed_requests == {} and run.lost() == [] and run.mixed() == []
+    assert re.search(r"2 files added|plugins/workday.py", play.words)
+    assert ship(mark="NUMBER = 'same plugins'\n").words.count("has taken over") == 0
+    names = {plugin["name"] for plugin in api.get(f"{server.url}/api/v2/plugins").json()["plugins"]}
+    assert names >= {"workday_timetable_plugin", "decreasing_priority_weight_strategy_plugin"}
 
 
 def test_another_airflow_is_left_to_site(ship, tmp_path):

@@ -9,9 +9,12 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
+from airflow import plugins_manager, settings
 from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import LazyDeserializedDAG
 from airflow.utils.dag_version_inflation_checker import check_dag_file_stability
@@ -35,6 +38,8 @@ class Finding:
 def look(release: Path, file: Path) -> Finding:
     """Import one file as the DAG processor would."""
     sys.path.append(str(release))
+    if release / "plugins" in file.parents:
+        return look_at_plugin(release, file)
     bag = DagBag(dag_folder=str(file), collect_dags=False, bundle_path=release, bundle_name=folder.BUNDLE)
     name = file.relative_to(release)
     try:
@@ -52,13 +57,35 @@ def look(release: Path, file: Path) -> Finding:
         try:
             LazyDeserializedDAG.from_dag(dag)
         except Exception as error:
-            finding.problems.append(f"{place(release, file, dag.dag_id)}: {dag.dag_id} cannot be stored: {error}")
+            # Airflow puts a hash of the path before the name of the module.
+            what = re.sub(r"unusual_prefix_[0-9a-f]{40}_", "", str(error))
+            finding.problems.append(f"{place(release, file, dag.dag_id)}: {dag.dag_id} cannot be stored: {what}")
         finding.dags.append(dag.dag_id)
         for task in dag.tasks:
             finding.pools.setdefault(task.pool, place(release, file, task.pool))
             for identifier in named(task):
                 finding.connections.setdefault(identifier, place(release, file, identifier))
     return finding
+
+
+def look_at_plugin(release: Path, file: Path) -> Finding:
+    """Import one file of plugins/ as each service would when it starts."""
+    loader = SourceFileLoader(file.stem, str(file))
+    module = sys.modules[file.stem] = module_from_spec(spec_from_loader(file.stem, loader))
+    try:
+        loader.exec_module(module)
+    except (Exception, SystemExit):
+        return Finding(problems=[line(release, file, traceback.format_exc())])
+    errors = plugins_manager.get_import_errors()
+    name = str(file.relative_to(release / "plugins"))
+    return Finding(problems=[f"plugins/{name}: {what}" for where, what in errors.items() if where.endswith(f"/{name}")])
+
+
+def use_plugins(release: Path) -> None:
+    """Let Airflow find the plugins of the release, and none of the live one."""
+    folder = str(release / "plugins")
+    sys.path[:] = [path for path in sys.path if path != settings.PLUGINS_FOLDER] + [folder]
+    settings.PLUGINS_FOLDER = folder
 
 
 def varying(file: Path) -> Iterator[tuple[int, str]]:

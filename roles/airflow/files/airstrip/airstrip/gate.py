@@ -29,7 +29,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from airstrip import live
-from airstrip.dag_file import Finding, place
+from airstrip.dag_file import Finding, place, use_plugins
 from airstrip.examination import examined
 from airstrip.release import tree
 
@@ -41,7 +41,8 @@ def examine(release: Path, megabytes: int, offline: bool = False) -> dict[str, A
         os.environ[f"AIRFLOW__SECRETS__{option.removeprefix('secrets_').upper()}"] = conf.get("workers", option) or ""
     # A problem's line may be many calls above the error.
     os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"] = "50"
-    files = sorted(list_py_file_paths(release))
+    use_plugins(release)
+    files = sorted([*list_py_file_paths(release), *map(str, (release / "plugins").rglob("*.py"))])
     findings: dict[str, Finding] = {}
     took: dict[str, dict[str, float]] = {}
     for process, finding in examined(release, files, conf.getfloat("core", "dagbag_import_timeout"), megabytes):

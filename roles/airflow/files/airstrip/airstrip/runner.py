@@ -167,11 +167,15 @@ class Runner:
         """Give a workload to the warm parent of its release's virtualenv."""
         content = message["workload"]
         virtualenv = self.place(content)
+        release = (content.get("bundle_info") or {}).get("version")
+        plugins = str(releases.path(self.settings.releases, release) / "plugins") if release else None
         parent = await self.parent(virtualenv)
         workload = Workload(message["run"], message["digest"], message["key"], content.get("log_path"), parent)
         self.workloads[workload.id] = workload
         assert parent.process.stdin
-        parent.process.stdin.write((json.dumps({"id": workload.id, "workload": content}) + "\n").encode())
+        parent.process.stdin.write(
+            (json.dumps({"id": workload.id, "workload": content, "plugins": plugins}) + "\n").encode()
+        )
         self.tell(workload.told())
 
     def place(self, content: dict[str, Any]) -> Path:

@@ -1,10 +1,11 @@
 """A warm parent of tasks: it has imported what they need, and forks for each workload.
 
-`python warm.py PROCESSES [PATH ...]` reads workloads from standard input, an object of JSON `{"id", "workload"}` a
-line, and says on standard output `{"id", "process"}` of what it forked, and `{"id", "state", "error"}` once that has
-ended, with the state `done` or `failed`. The end of its input ends it. The runner starts it in the virtualenv of a
-release, which may be an older one: it needs Airflow and psutil, and nothing of this package. A task may have so many
-processes, and write beneath these paths.
+`python warm.py PROCESSES [PATH ...]` reads workloads from standard input, an object of JSON `{"id", "workload",
+"plugins"}` a line, the last of which is the folder of the release's plugins. It says on standard output
+`{"id", "process"}` of what it forked, and `{"id", "state", "error"}` once that has ended, with the state `done` or
+`failed`. The end of its input ends it. The runner starts it in the virtualenv of a release, which may be an older one:
+it needs Airflow and psutil, and nothing of this package. A task may have so many processes, and write beneath these
+paths.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def main() -> None:
         process = os.fork()
         if process == 0:
             answers.close()
-            run(message["workload"], processes)
+            run(message["workload"], message.get("plugins"), processes)
         workloads[process] = message["id"]
         answers.write(json.dumps({"id": message["id"], "process": process}) + "\n")
     # Started by itself it would leave these to nobody.
@@ -124,7 +125,15 @@ def import_what_tasks_need() -> None:
     Client(base_url="http://127.0.0.1", token="").close()
 
 
-def run(content: dict[str, Any], processes: int) -> NoReturn:
+def use_plugins(folder: str) -> None:
+    """Let the task load the plugins of its own release."""
+    from airflow import settings
+
+    sys.path[:] = [folder if path == settings.PLUGINS_FOLDER else path for path in sys.path]
+    settings.PLUGINS_FOLDER = folder
+
+
+def run(content: dict[str, Any], plugins: str | None, processes: int) -> NoReturn:
     """Be the supervisor of a workload, in a process of its own, and leave nothing of it behind."""
     code = FAILED
     try:
@@ -135,6 +144,8 @@ def run(content: dict[str, Any], processes: int) -> NoReturn:
         os.dup2(nowhere, 0)
         os.dup2(nowhere, 1)
         adopt_orphans()
+        if plugins:
+            use_plugins(plugins)
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
         # The kernel counts what the user has, so this is what the others have now and room to be seen with too many.
         most = threads_of_all_tasks() + 2 * processes

@@ -227,7 +227,8 @@ class Engine:
                 if not self.host.complete(virtualenv):
                     raise Refused(f"{virtualenv} is gone: run playbooks/update.yml from the commit of {release}")
                 self.host.use(virtualenv)
-            stale = self.host.stale()
+            self.releases.use_plugins(release)
+            stale = self.host.stale(self.releases.root / "plugins")
             others = [name for name in stale if name != PARSER]
             if others:
                 # This may wait for tasks, and the DAG processor goes on meanwhile.

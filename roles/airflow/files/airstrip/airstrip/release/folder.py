@@ -1,4 +1,6 @@
-"""The folder of releases on a host: `releases/<id>` each, the link `current` to the live one, `state.json`, `history`.
+"""The folder of releases on a host: `releases/<id>` each, `current` leads to the live one.
+
+`plugins` leads to those that the services load, `history` says what was done.
 
 `state.json` says which releases were live, in their order by this host's own doing: names hold a controller's clock.
 """
@@ -162,6 +164,24 @@ class Releases:
                 os.utime(file)
         disk.link(self.root / "current", f"releases/{release}")
 
+    def plugins(self) -> str | None:
+        """Return the release whose plugins/ the services load when they start: the first one with this content."""
+        with contextlib.suppress(FileNotFoundError):
+            return Path(os.readlink(self.root / "plugins")).parent.name
+        return None
+
+    def use_plugins(self, release: str) -> None:
+        """Have the services load a release's plugins when they start, if they are others than before."""
+        if self._plugin_files(self.plugins()) != self._plugin_files(release):
+            disk.link(self.root / "plugins", f"releases/{release}/plugins")
+
+    def _plugin_files(self, release: str | None) -> dict[str, str]:
+        try:
+            files = self.manifest(release)["files"] if release else {}
+        except FileNotFoundError:
+            return {}
+        return {name: what for name, what in files.items() if name.startswith("plugins/")}
+
     def note(self, text: str) -> None:
         """Add a line to the history, if there is still room."""
         disk.before_change()
@@ -180,7 +200,7 @@ class Releases:
         Of the newest those stay that fit into `room` bytes beside the live one, and the one before it in any case.
         """
         state, known = self.state(), self.all()
-        kept = {*needed, self.live(), self.before() if keep > 1 else None} & {*known}
+        kept = {*needed, self.live(), self.plugins(), self.before() if keep > 1 else None} & {*known}
         paid = {self._virtualenv(name) for name in kept}
         were_live = [name for name in known if name in {*state["lineage"], *state["withdrawn"]}]
         for name in reversed(were_live[-max(keep, 1) :]):

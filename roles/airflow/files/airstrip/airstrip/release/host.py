@@ -87,9 +87,9 @@ class Host:
         """Return the tables whose revision is not the one that a virtualenv's Airflow wants."""
         return self.ask("airstrip.database", "behind", virtualenv=virtualenv)
 
-    def stale(self) -> list[str]:
-        """Return the components that run with other packages than those that are live."""
-        changed = os.lstat(VIRTUALENV).st_mtime
+    def stale(self, plugins: Path) -> list[str]:
+        """Return the components that run with other packages or plugins than those that are live."""
+        changed = max(os.lstat(link).st_mtime for link in (VIRTUALENV, plugins) if os.path.lexists(link))
         return [name for name in self.components if self.started(name) <= changed]
 
     def started(self, component: str) -> float:
