@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from airflow.callbacks.callback_requests import DagCallbackRequest
+from airflow.dag_processing import manager
 from airflow.dag_processing.manager import DagFileInfo, DagFileProcessorManager
 from airflow.exceptions import AirflowException
 
@@ -88,22 +90,39 @@ def test_the_manifest_tells_the_live_release(root):
     assert folder.manifest(root, "r1")["dags"] == {"moved": "dags/r1.py"}
 
 
+def test_the_callback_of_an_older_releases_run_is_read_from_that_release(root, monkeypatch):
+    """Its DAG has another file today."""
+    prepare = DagFileProcessorManager.prepare_callback_bundle
+    monkeypatch.setattr(DagFileProcessorManager, "prepare_callback_bundle", prepare)
+    bundles = SimpleNamespace(get_bundle=lambda name, version: bundle(root, version=version))
+    monkeypatch.setattr(manager, "DagBundlesManager", lambda: bundles)
+    dag_processor.find_moved_files()
+    request = DagCallbackRequest(
+        filepath="dags/r2.py", bundle_name="airstrip", bundle_version="r1", dag_id="moved", run_id="r"
+    )
+    processor = DagFileProcessorManager(max_runs=-1)
+    monkeypatch.setattr(processor, "_get_team_name", lambda name: None)
+    processor._add_callback_to_queue(request)
+    (file,) = processor._callback_to_execute
+    assert (file.bundle_path, file.rel_path) == (root / "releases" / "r1", Path("dags/r1.py"))
+
+
 def test_a_file_is_read_at_its_interval_again_after_the_callback_of_a_run(monkeypatch, tmp_path):
     monkeypatch.setattr(DagFileProcessorManager, "handle_parsing_result", DagFileProcessorManager.handle_parsing_result)
     dag_processor.forget_callbacks()
-    manager = DagFileProcessorManager(max_runs=-1)
+    processor = DagFileProcessorManager(max_runs=-1)
     (tmp_path / "a.py").touch()
     scanned = DagFileInfo(rel_path=Path("a.py"), bundle_name="airstrip", bundle_path=tmp_path)
     called = replace(scanned, bundle_version="r1")
 
     def end(file, result, had_callbacks):
         process = SimpleNamespace(parsing_result=result, had_callbacks=had_callbacks, start_time=time.monotonic())
-        manager.handle_parsing_result(file, process, session=None)
+        processor.handle_parsing_result(file, process, session=None)
 
     monkeypatch.setattr(DagFileProcessorManager, "persist_parsing_result", lambda self, **_: None)
-    manager._bundle_versions = {"airstrip": "r1"}
+    processor._bundle_versions = {"airstrip": "r1"}
     end(scanned, SimpleNamespace(serialized_dags=[], import_errors={}, warnings=[]), False)
     end(called, None, True)
-    manager._file_queue.clear()
-    manager.prepare_file_queue({"airstrip": {scanned}})
-    assert list(manager._file_queue) == []
+    processor._file_queue.clear()
+    processor.prepare_file_queue({"airstrip": {scanned}})
+    assert list(processor._file_queue) == []

@@ -42,6 +42,10 @@ class ReleaseBundle(BaseDagBundle):
         """The folder of the release."""
         return releases.path(self._root, self.version or self._live or "none")
 
+    def file(self, dag: str, otherwise: str) -> str:
+        """Return the file that a DAG has in this release, which may be elsewhere in the live one."""
+        return releases.manifest(self._root, self.path.name)["dags"].get(dag, otherwise)
+
     def get_current_version(self) -> BundleVersion | None:
         """Return the id of the release as the version."""
         release = self.version or self._live

@@ -1,7 +1,8 @@
-"""`airflow dag-processor`, which goes on reading files at their interval after a run has failed.
+"""`airflow dag-processor`, with two faults of Airflow 3.3 mended that show when a run has failed.
 
-Airflow 3.3 notes the callback of a run as a second entry of the DAG's file, without a time. It then takes the file for
-one that was never read, and reads it again and again for as long as the process lives (apache/airflow 73432).
+It notes the callback of a run as a second entry of the DAG's file, without a time. It then takes the file for one that
+was never read, and reads it again and again for as long as the process lives (apache/airflow 73432). And it looks for
+the callback of an older release's run in the file that the DAG has today.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ import sys
 from typing import Any
 
 from airflow.__main__ import main as airflow
+from airflow.callbacks.callback_requests import DagCallbackRequest
+from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.dag_processing.manager import DagFileInfo, DagFileProcessorManager
+
+from airstrip.bundle import ReleaseBundle
 
 
 def forget_callbacks() -> None:
@@ -28,9 +33,25 @@ def forget_callbacks() -> None:
     DagFileProcessorManager.handle_parsing_result = handle_and_forget
 
 
+def find_moved_files() -> None:
+    """Let the callback of a run be read from the file that its DAG has in the run's own release."""
+    prepare = DagFileProcessorManager.prepare_callback_bundle
+
+    @functools.wraps(prepare)
+    def prepare_and_find(self: DagFileProcessorManager, request: Any) -> BaseDagBundle | None:
+        bundle = prepare(self, request)
+        if isinstance(bundle, ReleaseBundle) and request.bundle_version:
+            dag = request.dag_id if isinstance(request, DagCallbackRequest) else request.ti.dag_id
+            request.filepath = bundle.file(dag, request.filepath)
+        return bundle
+
+    DagFileProcessorManager.prepare_callback_bundle = prepare_and_find
+
+
 def main() -> None:
     """Run it with the arguments of `airflow dag-processor`."""
     forget_callbacks()
+    find_moved_files()
     sys.argv = ["airflow", "dag-processor", *sys.argv[1:]]
     airflow()
 
