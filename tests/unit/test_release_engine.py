@@ -13,6 +13,7 @@ import time
 import pytest
 
 from airstrip.release import command, disk, folder, lock, tree
+from airstrip.release import engine as engine_module
 from airstrip.release.engine import Engine
 from airstrip.release.folder import Releases
 from airstrip.release.lock import Held, Lock
@@ -404,6 +405,44 @@ def test_what_was_cut_off_before_anybody_saw_it_work_is_gone_through_again(serve
     assert server.releases.before() == first
     assert server.ship()["changed"] and server.releases.before() == first
     assert not server.ship()["changed"]
+
+
+def pushed(server, content, **options):
+    """What one sends over a pipe, as SSH hands it on."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as source:
+        with os.fdopen(writing, "wb") as target:
+            target.write(content)
+        return server.engine(action="push", **options).push(source)
+
+
+def test_a_push_goes_all_the_way_and_not_too_often(server):
+    first = pushed(server, server.archive().getvalue())
+    assert server.live() == first["release"] and "is live after" in first["summary"] and server.whole()
+    with pytest.raises(Refused, match="less than 10 s ago"):
+        pushed(server, server.archive().getvalue())
+    os.utime(server.root / "pushed", (0, 0))
+    assert "nothing to do" in pushed(server, server.archive().getvalue())["summary"]
+    server.engine(BOB).take()
+
+
+def test_a_push_that_is_bad_changes_nothing(server, monkeypatch):
+    shipped(server, "first")
+    before = sorted(server.root.rglob("*"))
+    server.write("second")
+    monkeypatch.setattr(engine_module, "PUSH_SECONDS", 0)
+    monkeypatch.setattr(engine_module, "SEND_SECONDS", 0.2)
+    good = server.archive().getvalue()
+    for content, max_mb in ((b"", 10), (b"x" * 1000, 10), (good[:-40], 10), (good, 0)):
+        with pytest.raises(Refused):
+            pushed(server, content, max_mb=max_mb)
+        server.engine().refused("", "bad")
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as source, pytest.raises(Refused, match="did not come within"):
+        server.engine().push(source)
+    os.close(writing)
+    left = {path for path in server.root.rglob("*") if "staging" not in path.parts} - {*before}
+    assert left == {server.root / "pushed"} and server.code() == "# first\n"
 
 
 def test_a_lock_is_its_owners_alone(server):

@@ -35,6 +35,13 @@ def stage(engine: Engine, given: argparse.Namespace) -> Answer:
         return engine.stage(archive, given.virtualenv or engine.host.virtualenv(), given.release, given.force)
 
 
+def push(engine: Engine) -> Answer:
+    """Go all steps, and say in words what became of it."""
+    answer = engine.push(sys.stdin.buffer)
+    print("\n".join([answer["summary"], *answer.get("said", [])]), file=sys.stderr)
+    return answer
+
+
 def history(engine: Engine, given: argparse.Namespace) -> Answer:
     """Say what was done, and which releases one can go back to."""
     releases = engine.releases
@@ -49,6 +56,7 @@ STEPS: dict[str, tuple[str, Callable[[Engine, argparse.Namespace], Answer]]] = {
     "gate": ("examine what was staged", lambda engine, given: engine.gate(given.release)),
     "choose": ("choose an older release instead", lambda engine, given: engine.choose(given.release)),
     "switch": ("make it live, or put the one before back", lambda engine, given: engine.switch(given.release)),
+    "push": ("go all steps with an archive from standard input", lambda engine, given: push(engine)),
     "finish": ("prune and unlock", lambda engine, given: engine.finish(given.release)),
     "revert": ("put back what was live before this run", lambda engine, given: engine.revert(given.release)),
     "history": ("say what was done", history),
@@ -67,6 +75,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         step.add_argument("--archive", help="a file instead of standard input")
         step.add_argument("--virtualenv", help="the packages that it runs with; default: the live ones")
         step.add_argument("--components", default=COMPONENTS, help="of Airflow, on this host")
+        step.add_argument("--user", help="whom the history names; default: who runs this")
         step.add_argument("--owner", type=json.loads, help="whose run this is, as JSON")
         step.add_argument("--action", default="update", help="what the history calls it")
         step.add_argument("--force", action="store_true", help="make a release of what is live already")
@@ -78,9 +87,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def owner() -> dict[str, Any]:
-    """Return who runs this by hand: the shell's user, for as long as the shell lives."""
-    return identity(os.environ.get("SUDO_USER") or getpass.getuser(), os.getppid())
+def owner(user: str | None) -> dict[str, Any]:
+    """Return who runs this by hand, for as long as the shell lives; a push is a run by itself."""
+    mine = os.getpid() if user else os.getppid()
+    return identity(user or os.environ.get("SUDO_USER") or getpass.getuser(), mine)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     engine = Engine(
         Releases(given.root),
         Host(given.components.split(",") if given.components else []),
-        Lock(given.root / "lock", given.owner or owner(), given.break_lock),
+        Lock(given.root / "lock", given.owner or owner(given.user), given.break_lock),
         action=given.action,
         check=given.check,
         diff=given.diff,

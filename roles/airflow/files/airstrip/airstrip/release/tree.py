@@ -16,6 +16,7 @@ import posixpath
 import stat
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -166,7 +167,8 @@ def unpack(stream: IO[bytes], folder: Path, most_mb: int) -> tuple[dict[str, str
     folder.mkdir(parents=True)
     (folder / ".airflowignore").write_text(IGNORE)
     try:
-        with tarfile.open(fileobj=stream, mode="r|*") as tar:
+        plain = unzipped(stream)
+        with tarfile.open(fileobj=plain, mode="r|") as tar:
             for entry in tar:
                 name = posixpath.normpath(entry.name)
                 if name == ABOUT and not files:
@@ -178,7 +180,10 @@ def unpack(stream: IO[bytes], folder: Path, most_mb: int) -> tuple[dict[str, str
                     files[name] = lay(tar, entry, name, folder)
             # `git archive` notes its commit.
             about.setdefault("commit", tar.pax_headers.get("comment", ""))
-    except (tarfile.TarError, EOFError, ValueError) as error:
+        # The checksum comes last.
+        if len(plain.read(CHUNK)) == CHUNK:
+            raise Refused("The archive goes on after its end")
+    except (tarfile.TarError, EOFError, ValueError, gzip.BadGzipFile, zlib.error) as error:
         raise Refused(f"The archive is damaged or none: {error}") from error
     for name, what in files.items():
         if what.startswith("-> ") and not (folder / name).exists():
@@ -186,6 +191,12 @@ def unpack(stream: IO[bytes], folder: Path, most_mb: int) -> tuple[dict[str, str
     if not any(name.startswith("dags/") for name in files):
         raise Refused("There is no file in dags/")
     return about, files
+
+
+def unzipped(stream: IO[bytes]) -> IO[bytes]:
+    """Return what is in a stream that may be compressed."""
+    buffered = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
+    return gzip.GzipFile(fileobj=buffered) if buffered.peek(2)[:2] == b"\x1f\x8b" else buffered
 
 
 def lay(tar: tarfile.TarFile, entry: tarfile.TarInfo, name: str, folder: Path) -> str:

@@ -1,0 +1,6 @@
+"""No Airflow in here, so that tests need none."""
+
+
+def greeting(name: str) -> str:
+    """Return a greeting."""
+    return f"Hello, {name}!"

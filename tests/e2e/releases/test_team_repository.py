@@ -1,0 +1,107 @@
+"""A team's own repository, whose CI job pushes: the example's own files and shell steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.load import git
+from tests.e2e.updates import live
+from tests.server import ROOT
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("team") / "repository"
+    shutil.copytree(ROOT / "examples/dags-repository", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    git(folder, "init", "--quiet")
+    commit(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("key") / "deploy_key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
+    return file
+
+
+def commit(repository: Path) -> str:
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "--message=A change")
+    return git(repository, "rev-parse", "--short=12", "HEAD")
+
+
+def keys(server, succeeds: bool = True, **listed: str):
+    return server.play("deploy_keys.yml", "-e", json.dumps({"release_deploy_keys": listed}), succeeds=succeeds)
+
+
+def deploy(server, repository: Path, key: Path) -> subprocess.CompletedProcess:
+    """Run what the job runs, later than the last push."""
+    server.run("rm -f /srv/airflow/pushed")
+    known = {"AIRSTRIP_HOST_KEY": server.run("cat /etc/ssh/ssh_host_ed25519_key.pub")}
+    environment = {**os.environ, **known, "AIRSTRIP_HOST": server.address, "AIRSTRIP_KEY": str(key)}
+    return subprocess.run(["./deploy.sh"], cwd=repository, env=environment, text=True, capture_output=True, check=False)
+
+
+def ssh(server, key: Path, *arguments: str, program: str = "ssh", **options) -> subprocess.CompletedProcess:
+    trusting = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"]
+    user = f"airstrip-deploy@{server.address}"
+    command = [program, "-i", str(key), *trusting, *arguments, user]
+    return subprocess.run(command, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=60)
+
+
+def test_a_key_that_is_none_is_refused(server):
+    assert "ssh-keygen -t ed25519" in keys(server, succeeds=False, ci="ssh-rsa AAAA").words
+
+
+def test_a_push_makes_a_commit_live(server, repository, key):
+    public = key.with_suffix(".pub").read_text().strip()
+    assert keys(server, ci=public).changed and not keys(server, ci=public).changed
+    pushed = deploy(server, repository, key)
+    assert pushed.returncode == 0 and "is live after" in pushed.stderr, pushed.stderr
+    assert live(server).endswith(git(repository, "rev-parse", "--short=12", "HEAD")) and live(server) in pushed.stderr
+    dag = server.logged_in.get(f"{server.url}/api/v2/dags/hello").json()
+    assert dag["bundle_version"] == live(server)
+    assert "push" in server.play("history.yml").words and "nothing to do" in deploy(server, repository, key).stderr
+
+
+def test_a_broken_commit_fails_the_job_with_file_and_line(server, repository, key):
+    before = live(server)
+    (repository / "dags" / "wrong.py").write_text("# airflow DAG\n1 / 0\n")
+    commit(repository)
+    pushed = deploy(server, repository, key)
+    assert pushed.returncode and "dags/wrong.py:2: ZeroDivisionError" in pushed.stderr, pushed.stderr
+    assert f"{before} stays live" in pushed.stderr and live(server) == before
+    git(repository, "rm", "--quiet", "dags/wrong.py")
+
+
+def test_a_key_can_do_nothing_else(server, key):
+    before, folders = live(server), server.run("ls /srv/airflow/releases")
+    for arguments in (["-tt"], ["-T"]):
+        server.run("rm -f /srv/airflow/pushed")
+        said = ssh(server, key, *arguments)
+        assert said.returncode and "damaged or none" in said.stdout + said.stderr, said
+    asked = subprocess.run(
+        ["ssh", "-i", str(key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes",
+         f"airstrip-deploy@{server.address}", "id; cat /etc/passwd"],
+        text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert asked.returncode and "uid=" not in asked.stdout and "root:" not in asked.stdout
+    assert "prohibited" in ssh(server, key, "-W", "127.0.0.1:22").stderr
+    assert ssh(server, key, program="sftp").returncode
+    for command in ("sudo --non-interactive id", "cat /etc/airflow/secrets/jwt_secret", "ls /srv/airflow/releases"):
+        assert server.run(f"sudo -u airstrip-deploy {command} > /dev/null 2>&1 || echo no") == "no\n", command
+    assert live(server) == before and server.run("ls /srv/airflow/releases") == folders
+
+
+def test_a_key_that_is_not_listed_opens_nothing(server, repository, key):
+    assert keys(server).changed and not keys(server).changed
+    refused = deploy(server, repository, key)
+    assert refused.returncode and "Permission denied" in refused.stderr
+    assert server.run("ls /etc/sudoers.d /usr/local/sbin /etc/ssh").count("airstrip-push") == 0
