@@ -49,11 +49,11 @@ def deploy(server, repository: Path, key: Path) -> subprocess.CompletedProcess:
     return subprocess.run(["./deploy.sh"], cwd=repository, env=environment, text=True, capture_output=True, check=False)
 
 
-def ssh(server, key: Path, *arguments: str, program: str = "ssh", **options) -> subprocess.CompletedProcess:
+def ssh(server, key: Path, *arguments: str, program: str = "ssh", command: str = "") -> subprocess.CompletedProcess:
     trusting = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"]
-    user = f"airstrip-deploy@{server.address}"
-    command = [program, "-i", str(key), *trusting, *arguments, user]
-    return subprocess.run(command, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=60)
+    words = [program, "-i", str(key), *trusting, *arguments, f"airstrip-deploy@{server.address}", command]
+    words = [word for word in words if word]
+    return subprocess.run(words, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=60)
 
 
 def test_a_key_that_is_none_is_refused(server):
@@ -87,11 +87,7 @@ def test_a_key_can_do_nothing_else(server, key):
         server.run("rm -f /srv/airflow/pushed")
         said = ssh(server, key, *arguments)
         assert said.returncode and "damaged or none" in said.stdout + said.stderr, said
-    asked = subprocess.run(
-        ["ssh", "-i", str(key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes",
-         f"airstrip-deploy@{server.address}", "id; cat /etc/passwd"],
-        text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    asked = ssh(server, key, command="id; cat /etc/passwd")
     assert asked.returncode and "uid=" not in asked.stdout and "root:" not in asked.stdout
     assert "prohibited" in ssh(server, key, "-W", "127.0.0.1:22").stderr
     assert ssh(server, key, program="sftp").returncode
