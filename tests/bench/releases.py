@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -10,11 +11,11 @@ from pathlib import Path
 
 from tests.bench.installation import seconds
 from tests.bench.stock import Stock, run_seconds
-from tests.e2e import load
+from tests.e2e import load, team
 from tests.e2e.load import DENSE, Load
 from tests.server import ROOT, Server, wait_until
 
-SOURCE = ROOT / "build" / "bench"
+SOURCE = ROOT / "build" / "bench" / "source"
 DAG = """
 import pendulum
 from airflow.sdk import dag, task
@@ -57,6 +58,7 @@ def releases(server: Server) -> dict[str, list[float]]:
         for number in range(2):
             figures.setdefault("rsync_live_s", []).append(rsync_seconds(stock, source, f"r{turn}{number}"))
         stock.off()
+    figures |= trees(server, source)
     for number in range(200):
         write(source, f"many{number}", "v")
     ship(server, source)
@@ -74,6 +76,33 @@ def releases(server: Server) -> dict[str, list[float]]:
     times = server.run(f"{logs} -exec grep -ho 'bundle_prepare_ms\":[0-9]*' {{}} +")
     figures["bundle_prepare_ms"] = [float(word) for word in re.findall(r":(\d+)", times)]
     return figures
+
+
+def trees(server: Server, source: Path) -> dict[str, list[float]]:
+    """Fifty new DAG files; ten thousand other files of 30 kB, which do not compress; and a push by a deploy key."""
+    for number in range(50):
+        write(source, f"new{number}", "v")
+    fifty = ship(server, source)["live"]
+    for number in range(50):
+        (source / "dags" / f"new{number}.py").unlink()
+    ship(server, source)
+    data = source / "etl" / "data"
+    data.mkdir()
+    for number in range(10_000):
+        (data / f"{number}.bin").write_bytes(os.urandom(30_000))
+    many = ship(server, source)["live"]
+    shutil.rmtree(data)
+    ship(server, source)
+    repository, key = team.repository(source.parent / "team"), team.key(source.parent)
+    team.list_keys(server, ci=team.public(key))
+    pushes = []
+    for number in range(2):
+        write(repository, "pushed", f"p{number}")
+        team.commit(repository)
+        pushes.append(seconds(lambda: team.deploy(server, repository, key).check_returncode()))
+    team.list_keys(server)
+    ship(server, source)
+    return {"update_50_files_s": [fifty], "update_10000_files_s": [many], "push_live_s": pushes}
 
 
 def restarts(server: Server) -> dict[str, list[float]]:
@@ -149,7 +178,7 @@ def write(source: Path, name: str, tag: str) -> None:
 
 
 def empty() -> Path:
-    shutil.rmtree(SOURCE, ignore_errors=True)
+    shutil.rmtree(SOURCE.parent, ignore_errors=True)
     SOURCE.mkdir(parents=True)
     return SOURCE
 

@@ -2,51 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.e2e import team
 from tests.e2e.load import git
+from tests.e2e.team import deploy, list_keys
 from tests.e2e.updates import live
-from tests.server import ROOT
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("team") / "repository"
-    shutil.copytree(ROOT / "examples/dags-repository", folder, ignore=shutil.ignore_patterns("__pycache__"))
-    git(folder, "init", "--quiet")
-    commit(folder)
-    return folder
+    return team.repository(tmp_path_factory.mktemp("team") / "repository")
 
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("key") / "deploy_key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
-    return file
-
-
-def commit(repository: Path) -> str:
-    git(repository, "add", ".")
-    git(repository, "commit", "--quiet", "--message=A change")
-    return git(repository, "rev-parse", "--short=12", "HEAD")
-
-
-def keys(server, succeeds: bool = True, **listed: str):
-    return server.play("deploy_keys.yml", "-e", json.dumps({"release_deploy_keys": listed}), succeeds=succeeds)
-
-
-def deploy(server, repository: Path, key: Path) -> subprocess.CompletedProcess:
-    """Run what the job runs, later than the last push."""
-    server.run("rm -f /srv/airflow/pushed")
-    known = {"AIRSTRIP_HOST_KEY": server.run("cat /etc/ssh/ssh_host_ed25519_key.pub")}
-    environment = {**os.environ, **known, "AIRSTRIP_HOST": server.address, "AIRSTRIP_KEY": str(key)}
-    return subprocess.run(["./deploy.sh"], cwd=repository, env=environment, text=True, capture_output=True, check=False)
+    return team.key(tmp_path_factory.mktemp("key"))
 
 
 def ssh(server, key: Path, *arguments: str, program: str = "ssh", command: str = "") -> subprocess.CompletedProcess:
@@ -57,12 +31,12 @@ def ssh(server, key: Path, *arguments: str, program: str = "ssh", command: str =
 
 
 def test_a_key_that_is_none_is_refused(server):
-    assert "ssh-keygen -t ed25519" in keys(server, succeeds=False, ci="ssh-rsa AAAA").words
+    assert "ssh-keygen -t ed25519" in list_keys(server, succeeds=False, ci="ssh-rsa AAAA").words
 
 
 def test_a_push_makes_a_commit_live(server, repository, key):
-    public = key.with_suffix(".pub").read_text().strip()
-    assert keys(server, ci=public).changed and not keys(server, ci=public).changed
+    listed = {"ci": team.public(key)}
+    assert list_keys(server, **listed).changed and not list_keys(server, **listed).changed
     pushed = deploy(server, repository, key)
     assert pushed.returncode == 0 and "is live after" in pushed.stderr, pushed.stderr
     assert live(server).endswith(git(repository, "rev-parse", "--short=12", "HEAD")) and live(server) in pushed.stderr
@@ -74,7 +48,7 @@ def test_a_push_makes_a_commit_live(server, repository, key):
 def test_a_broken_commit_fails_the_job_with_file_and_line(server, repository, key):
     before = live(server)
     (repository / "dags" / "wrong.py").write_text("# airflow DAG\n1 / 0\n")
-    commit(repository)
+    team.commit(repository)
     pushed = deploy(server, repository, key)
     assert pushed.returncode and "dags/wrong.py:2: ZeroDivisionError" in pushed.stderr, pushed.stderr
     assert f"{before} stays live" in pushed.stderr and live(server) == before
@@ -97,7 +71,7 @@ def test_a_key_can_do_nothing_else(server, key):
 
 
 def test_a_key_that_is_not_listed_opens_nothing(server, repository, key):
-    assert keys(server).changed and not keys(server).changed
+    assert list_keys(server).changed and not list_keys(server).changed
     refused = deploy(server, repository, key)
     assert refused.returncode and "Permission denied" in refused.stderr
     assert server.run("ls /etc/sudoers.d /usr/local/sbin /etc/ssh").count("airstrip-push") == 0
