@@ -289,11 +289,11 @@ def test_a_release_brings_its_plugins_without_a_loss(loaded, source, ship):
     with Load(server, every=20) as run:
         with run.held():
             play = ship()
-        for dag in PLUGINS:
-            runs.unpause(server, api, dag)
-            runs.wait(server, api, dag, runs.start(server, api, dag, runs.TODAY - timedelta(days=2)), "success")
     run.wait()
     assert run.failed_requests == {} and run.lost() == [] and run.mixed() == []
+    for dag in PLUGINS:
+        runs.unpause(server, api, dag)
+        runs.wait(server, api, dag, runs.start(server, api, dag, runs.TODAY - timedelta(days=2)), "success")
     assert re.search(r"2 files added|plugins/workday.py", play.words)
     assert ship(mark="NUMBER = 'same plugins'\n").words.count("has taken over") == 0
     names = {plugin["name"] for plugin in api.get(f"{server.url}/api/v2/plugins").json()["plugins"]}
