@@ -286,9 +286,8 @@ def test_a_release_brings_its_plugins_without_a_loss(loaded, source, ship):
         (source / "plugins" / f"{plugin}.py").write_text((examples / "plugins" / f"{plugin}.py").read_text())
         text = (examples / f"{dag}.py").read_text().replace("airflow.example_dags.plugins.", "")
         (source / "dags" / f"{dag}.py").write_text(text)
-    with Load(server, every=20) as run:
-        with run.held():
-            play = ship()
+    with Load(server, every=20) as run, run.held():
+        play = ship()
     run.wait()
     assert run.failed_requests == {} and run.lost() == [] and run.mixed() == []
     for dag in PLUGINS:
