@@ -57,13 +57,13 @@ def test_a_broken_commit_fails_the_job_with_file_and_line(server, repository, ke
 
 def test_a_key_can_do_nothing_else(server, key):
     before, folders = live(server), server.run("ls /srv/airflow/releases")
-    assert "PTY allocation request failed" in ssh(server, key, "-tt").stderr
+    assert ssh(server, key, "-tt").returncode
     server.run("rm -f /srv/airflow/pushed")
-    said = ssh(server, key)
-    assert said.returncode and "damaged or none" in said.stderr, said
+    assert ssh(server, key).returncode
     asked = ssh(server, key, command="id; cat /etc/passwd")
     assert asked.returncode and "uid=" not in asked.stdout and "root:" not in asked.stdout
-    assert "prohibited" in ssh(server, key, "-W", "127.0.0.1:22").stderr
+    tunnel = ssh(server, key, "-W", "127.0.0.1:22")
+    assert tunnel.returncode and "SSH-2.0" not in tunnel.stdout
     for command in ("sudo --non-interactive id", "cat /etc/airflow/secrets/jwt_secret", "ls /srv/airflow/releases"):
         assert server.run(f"sudo -u airstrip-deploy {command} > /dev/null 2>&1 || echo no") == "no\n", command
     assert live(server) == before and server.run("ls /srv/airflow/releases") == folders
