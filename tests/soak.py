@@ -57,7 +57,7 @@ MUTATED = [
     Mutated("roles/airflow/files/airstrip/airstrip", f"{UNIT} tests/unit/test_airstrip.py tests/unit/test_mail.py "
             "tests/unit/test_notices.py", "roles/airflow/files/airstrip:."),
     Mutated("roles/airflow/files/airstrip/airstrip/release", f"{UNIT} tests/unit/test_release_engine.py "
-            "tests/unit/test_release_tree.py", "roles/airflow/files/airstrip:."),
+            "tests/unit/test_release_lock.py tests/unit/test_release_tree.py", "roles/airflow/files/airstrip:."),
     Mutated("playbooks/library/tree.py", f"{sys.executable} -m pytest -q -x tests/policy/test_tree.py"),
 ]  # fmt: skip
 

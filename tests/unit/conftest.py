@@ -5,12 +5,14 @@ from datetime import UTC, datetime
 
 import pytest
 
+from airstrip.release import folder
 from etl import x_api
 from etl.storage import Storage
 from lab.x_api.api import XApi
 from lab.x_api.oauth import Keys
 from lab.x_api.people import lab_people
-from lab.x_api.server import Server
+from lab.x_api.server import Server as XServer
+from tests.unit.release_server import Server
 
 KEYS = Keys("bearer-for-tests", "consumer", "consumer-secret", "access", "access-secret")
 NOW = datetime(2026, 11, 2, 0, 40, tzinfo=UTC)
@@ -18,7 +20,7 @@ NOW = datetime(2026, 11, 2, 0, 40, tzinfo=UTC)
 
 @pytest.fixture(scope="session")
 def x_server():
-    server = Server(XApi(KEYS, []))
+    server = XServer(XApi(KEYS, []))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     yield server
     server.shutdown()
@@ -40,3 +42,10 @@ def client(x, x_server):
 @pytest.fixture
 def storage(tmp_path):
     return Storage(str(tmp_path / "data"))
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder.shutil, "chown", lambda *_, **__: None)
+    monkeypatch.setattr(folder, "VIRTUALENVS", tmp_path / "venvs")
+    return Server(tmp_path)

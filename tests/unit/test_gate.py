@@ -72,10 +72,17 @@ for name in os.listdir("/proc/self/fd"):
 os.write(max(number for number, target in links.items() if target.startswith("pipe:")), {lie})
 os._exit(0)
 """
-    folder = release(good=DAG.format(name="good"), **{name: text.format(lie=lie) for name, lie in lies.items()})
+    liars = {name: text.format(lie=lie) for name, lie in lies.items()}
+    folder = release(good=DAG.format(name="good"), **liars)
     answer = gate.examine(folder, MEGABYTES)
     assert len(answer["problems"]) == 3 and answer["dags"] == {"good": "dags/good.py"}
     assert not Path("/tmp/forged").exists()
+
+
+def test_what_a_file_prints_goes_nowhere(release, capfd):
+    prints = "import os\n# airflow\nfor number in (1, 2):\n    os.write(number, b'x' * 10**6)\n"
+    assert problems(release(prints=prints + DAG.format(name="prints"))) == []
+    assert "xxx" not in "".join(capfd.readouterr())
 
 
 def test_what_a_file_starts_ends_with_it(release):

@@ -1,163 +1,19 @@
-"""Updates and rollbacks in a folder, on a host that does what it is told."""
+"""Updates and rollbacks in a folder, cut off anywhere too."""
 
 from __future__ import annotations
 
+import errno
 import functools
-import io
 import itertools
-import json
 import os
 import signal
-import time
+import subprocess
 
 import pytest
 
-from airstrip.release import command, disk, folder, lock, tree
-from airstrip.release import engine as engine_module
-from airstrip.release.engine import Engine
-from airstrip.release.folder import Releases
-from airstrip.release.lock import Held, Lock
+from airstrip.release import disk, folder
 from airstrip.release.tree import Refused
-
-ALICE = {"user": "alice", "host": "laptop", "machine": "m1", "space": "s", "process": 1, "began": "then"}
-BOB = {**ALICE, "user": "bob", "host": "desk", "machine": "m2", "process": 2}
-
-
-class Host:
-    """Takes every release, and remembers what it was told."""
-
-    components = ("scheduler", "dag-processor", "api-server")
-
-    def __init__(self, root):
-        self.root, self.told = root, []
-        self.problems, self.left, self.older, self.runs = [], [], [], []
-        (root / "venvs" / "v1").mkdir(parents=True, exist_ok=True)
-        (root / "venvs" / "v2").mkdir(exist_ok=True)
-        if not (root / "venv").exists():
-            (root / "venv").symlink_to(root / "venvs" / "v1")
-        self.began = os.lstat(root / "venv").st_mtime_ns
-
-    def virtualenv(self):
-        return os.path.realpath(self.root / "venv")
-
-    def complete(self, virtualenv):
-        return os.path.isdir(virtualenv)
-
-    def use(self, virtualenv):
-        self.told.append(f"use {os.path.basename(virtualenv)}")
-        disk.link(self.root / "venv", virtualenv)
-
-    def gate(self, staged, virtualenv, seconds, megabytes):
-        names = [name for name in tree.description(staged) if name.startswith("dags/")]
-        files = {name: {"seconds": 1, "mb": 30} for name in names}
-        return {
-            "problems": self.problems,
-            "files": files,
-            "dags": {os.path.basename(name)[:-3]: name for name in names},
-        }
-
-    def stale(self, plugins):
-        """All components began before the link that is newer than this."""
-        changed = max(os.lstat(link).st_mtime_ns for link in (self.root / "venv", plugins) if os.path.lexists(link))
-        stale, self.began = changed > self.began, max(self.began, changed)
-        return list(self.components) if stale else []
-
-    def restart(self, names):
-        self.told.append(f"restart {','.join(names)}")
-        return []
-
-    def stop_parser(self):
-        self.told.append("stop parser")
-
-    def start_parser(self):
-        disk.before_change()
-
-    def wait_until_healthy(self):
-        pass
-
-    def missing(self, release, seconds):
-        disk.before_change()
-        return self.left
-
-    def needed(self):
-        return self.runs
-
-    def stranded(self, release):
-        return []
-
-    def foreign(self, virtualenv):
-        return self.older
-
-
-class Server:
-    """A root with releases; each method is what a playbook does."""
-
-    def __init__(self, tmp_path):
-        self.root, self.source = tmp_path / "srv", tmp_path / "source"
-        self.host = Host(tmp_path)
-        self.releases = Releases(self.root)
-        self.number = 0
-        (self.source / "dags").mkdir(parents=True)
-        self.write("first")
-
-    def engine(self, owner=None, **options):
-        return Engine(self.releases, self.host, Lock(self.root / "lock", owner or ALICE, False), **options)
-
-    def write(self, text, name="a"):
-        (self.source / "dags" / f"{name}.py").write_text(f"# {text}\n")
-
-    def archive(self, name=""):
-        """An archive whose name holds the clock of a controller."""
-        self.number += 1
-        stream, about = io.BytesIO(), tree.described
-        tree.described = lambda *_: {**about(*_), "release": name or f"20260101T{self.number:06}Z-nocommit"}
-        tree.pack(self.source, stream, "me", 10)
-        tree.described = about
-        stream.seek(0)
-        return stream
-
-    def ship(self, name="", virtualenv="v1", owner=None, **options):
-        engine = self.engine(owner, **options)
-        staged = engine.stage(self.archive(name), str(self.host.root / "venvs" / virtualenv))
-        return self.finished(engine, staged)
-
-    def rollback(self, release="", **options):
-        engine = self.engine(action="rollback", **options)
-        return self.finished(engine, engine.choose(release))
-
-    def finished(self, engine, answer):
-        if answer["changed"]:
-            try:
-                engine.switch(answer["release"])
-            except Refused as error:
-                engine.refused(answer["release"], str(error))
-                raise
-            engine.finish(answer["release"])
-        return answer
-
-    def live(self):
-        return self.releases.live()
-
-    def code(self):
-        return (self.root / "current" / "dags" / "a.py").read_text()
-
-    def whole(self):
-        return self.releases.files(self.live()) == self.releases.manifest(self.live())["files"]
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder.shutil, "chown", lambda *_, **__: None)
-    monkeypatch.setattr(folder, "VIRTUALENVS", tmp_path / "venvs")
-    return Server(tmp_path)
-
-
-def shipped(server, *texts, **options):
-    names = []
-    for text in texts:
-        server.write(text)
-        names.append(server.ship(**options)["release"])
-    return names
+from tests.unit.release_server import BOB, Server, go_on_as, shipped
 
 
 def test_an_update_goes_live_once(server):
@@ -364,17 +220,6 @@ def test_cut_off_anywhere_it_leaves_a_whole_release_and_one_more_run_finishes(tm
     assert cut > 8
 
 
-def go_on_as(server, owner):
-    """Let somebody else go on, who breaks the lock of the run that is no more."""
-    make = server.engine
-    server.engine = lambda *_, **options: broken(make(owner, **options))
-
-
-def broken(engine):
-    engine.lock.breaks = True
-    return engine
-
-
 def killed_at(number, run):
     """Whether a run was ended before its change of that number."""
     child = os.fork()
@@ -407,93 +252,46 @@ def test_what_was_cut_off_before_anybody_saw_it_work_is_gone_through_again(serve
     assert not server.ship()["changed"]
 
 
-def pushed(server, content, **options):
-    """What one sends over a pipe, as SSH hands it on."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as source:
-        with os.fdopen(writing, "wb") as target:
-            target.write(content)
-        return server.engine(action="push", **options).push(source)
+def test_a_rollback_that_was_cut_off_goes_on_and_no_further(server):
+    _, second, _ = shipped(server, "first", "second", "third")
+    engine = server.engine(action="rollback")
+    engine.choose("")
+    server.releases.begin(second, back=True)
+    server.releases.switch(second)
+    server.rollback()
+    assert server.code() == "# second\n" and server.releases.switching() is None
 
 
-def test_a_push_goes_all_the_way_and_not_too_often(server):
-    first = pushed(server, server.archive().getvalue())
-    assert server.live() == first["release"] and "is live after" in first["summary"] and server.whole()
-    with pytest.raises(Refused, match="less than 10 s ago"):
-        pushed(server, server.archive().getvalue())
-    os.utime(server.root / "pushed", (0, 0))
-    assert "nothing to do" in pushed(server, server.archive().getvalue())["summary"]
-    server.engine(BOB).take()
-
-
-def test_a_push_that_is_bad_changes_nothing(server, monkeypatch):
-    shipped(server, "first")
-    before = sorted(server.root.rglob("*"))
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "full"), subprocess.CalledProcessError(1, "systemctl")])
+def test_whatever_fails_in_the_middle_the_release_before_is_put_back(server, monkeypatch, fault):
+    (first,) = shipped(server, "first")
     server.write("second")
-    monkeypatch.setattr(engine_module, "PUSH_SECONDS", 0)
-    monkeypatch.setattr(engine_module, "SEND_SECONDS", 0.2)
-    good = server.archive().getvalue()
-    for content, max_mb in ((b"", 10), (b"x" * 1000, 10), (good[:-40], 10), (good, 0)):
-        with pytest.raises(Refused):
-            pushed(server, content, max_mb=max_mb)
-        server.engine().refused("", "bad")
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as source, pytest.raises(Refused, match="did not come within"):
-        server.engine().push(source)
-    os.close(writing)
-    left = {path for path in server.root.rglob("*") if "staging" not in path.parts} - {*before}
-    assert left == {server.root / "pushed"} and server.code() == "# first\n"
+    switch, faults = server.releases.switch, iter([fault])
+
+    def fail_once(release):
+        for found in faults:
+            raise found
+        switch(release)
+
+    monkeypatch.setattr(server.releases, "switch", fail_once)
+    with pytest.raises(Refused, match=f"cannot go live: .*\n{first} is live again"):
+        server.ship(virtualenv="v2")
+    assert server.live() == first and server.host.virtualenv().endswith("v1") and server.releases.switching() is None
 
 
-def test_a_lock_is_its_owners_alone(server):
+def test_revert_puts_back_what_had_not_even_switched(server):
+    (first,) = shipped(server, "first")
+    server.write("second")
+    engine = server.engine()
+    answer = engine.stage(server.archive(), str(server.host.root / "venvs" / "v2"))
+    server.releases.begin(answer["release"], back=False)
+    server.host.use(str(server.host.root / "venvs" / "v2"))
+    assert engine.revert(answer["release"])["changed"]
+    assert server.live() == first and server.host.virtualenv().endswith("v1")
+
+
+def test_a_release_that_is_not_there_is_not_switched_to(server):
     shipped(server, "first")
-    server.engine().take()
-    with pytest.raises(Held, match=r"alice@laptop .*release_break_lock=true"):
-        server.engine(BOB).take()
-    with pytest.raises(Held):
-        server.engine(BOB, check=True).take()
-    server.engine(BOB).give_back()
-    with pytest.raises(Held):
-        server.engine(BOB).take()
-    server.engine().give_back()
-    server.engine(BOB).take()
-
-
-def test_who_breaks_a_lock_is_told_in_the_history_whose_it_was(server):
-    shipped(server, "first")
-    server.engine().take()
-    engine = broken(server.engine(BOB))
-    engine.take()
-    assert server.releases.history()[-1].endswith("update - by alice@laptop: cut off")
-
-
-def test_a_run_of_this_machine_that_is_no_more_holds_nothing(server):
-    shipped(server, "first")
-    mine = lock.identity("carol", os.getpid())
-    server.engine(mine).take()
-    with pytest.raises(Held):
-        server.engine(BOB).take()
-    server.engine({**mine, "began": "Thu Jan  1 00:00:00 1970"}).lock.breaks = True
-    gone = broken(server.engine({**mine, "began": "long ago"}))
-    gone.take()
-    server.engine(BOB).take()
-
-
-def test_a_lock_of_long_ago_holds_nothing(server, monkeypatch):
-    shipped(server, "first")
-    server.engine().take()
-    later = time.time() + lock.LOCK_SECONDS + 1
-    monkeypatch.setattr(lock.time, "time", lambda: later)
-    server.engine(BOB).take()
-
-
-def test_the_command_answers_in_json(server, capsys, monkeypatch):
-    monkeypatch.setattr(command, "Host", lambda components: server.host)
-    shipped(server, "first", "second")
-    options = [f"--root={server.root}", f"--owner={json.dumps(ALICE)}"]
-    assert command.main(["history", *options]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["live"] == server.live() and said["before"] == said["releases"][0] and len(said["history"]) == 2
-    assert command.main(["choose", "none", *options, "--action=rollback"]) == 1
-    out, err = capsys.readouterr()
-    assert json.loads(out)["refused"] == err.strip() and "There is no release none" in err
+    with pytest.raises(Refused, match="There is no release typo; there are: 2026"):
+        server.engine().switch("typo")
+    assert server.releases.switching() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import random
@@ -11,7 +12,7 @@ import tracemalloc
 
 import pytest
 
-from airstrip.release import tree
+from airstrip.release import pack, tree, unpack
 
 
 @pytest.fixture
@@ -59,14 +60,14 @@ def git(folder, *words):
 
 def packed(source, most_mb=10):
     stream = io.BytesIO()
-    found = tree.pack(source, stream, "me", most_mb)
+    found = pack.pack(source, stream, "me", most_mb)
     stream.seek(0)
     return stream, found
 
 
 def test_the_tree_comes_as_it_is(source, tmp_path):
     stream, _ = packed(source)
-    about, files = tree.unpack(stream, tmp_path / "new", 10)
+    about, files = unpack.unpack(stream, tmp_path / "new", 10)
     assert sorted(files) == PARTS
     new = tmp_path / "new"
     assert (
@@ -94,12 +95,12 @@ def test_a_checkout_is_named_by_its_commit_and_ships_what_git_does_not_ignore(so
     stream, found = packed(source)
     commit = git(source, "rev-parse", "HEAD").strip()
     assert found["about"]["release"].endswith(f"-{commit[:12]}") and found["ignored"] == ["dags/x.tmp"]
-    assert sorted(tree.unpack(stream, tmp_path / "clean", 10)[1]) == PARTS
+    assert sorted(unpack.unpack(stream, tmp_path / "clean", 10)[1]) == PARTS
     (source / "dags/run.sh").unlink()
     (source / "dags/untracked.py").write_text("")
     stream, found = packed(source)
     assert found["about"]["release"].endswith("-dirty")
-    files = tree.unpack(stream, tmp_path / "dirty", 10)[1]
+    files = unpack.unpack(stream, tmp_path / "dirty", 10)[1]
     assert "dags/run.sh" not in files and "dags/untracked.py" in files
 
 
@@ -125,7 +126,7 @@ def test_a_submodule_is_shipped_with_its_files_or_refused(source, tmp_path):
     git(source, "add", ".")
     git(source, "commit", "--quiet", "--message=with a submodule")
     stream, found = packed(source)
-    files = tree.unpack(stream, tmp_path / "new", 10)[1]
+    files = unpack.unpack(stream, tmp_path / "new", 10)[1]
     assert "etl/library/lib.py" in files and not any(".git" in name.split("/") for name in files)
     assert not found["about"]["release"].endswith("-dirty")
     git(tmp_path, "clone", "--quiet", str(source), str(tmp_path / "bare"))
@@ -140,7 +141,7 @@ def test_git_archive_names_its_commit(source, tmp_path):
     git(source, "commit", "--quiet", "--message=first")
     command = ["git", "-C", str(source), "archive", "--format=tar.gz", "HEAD", "dags", "etl", "plugins"]
     archive = subprocess.run(command, capture_output=True, check=True).stdout
-    about, files = tree.unpack(io.BytesIO(archive), tmp_path / "new", 10)
+    about, files = unpack.unpack(io.BytesIO(archive), tmp_path / "new", 10)
     assert about == {"commit": git(source, "rev-parse", "HEAD").strip()} and set(PARTS) <= set(files)
 
 
@@ -148,7 +149,7 @@ def archive(*entries):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as tar:
         for name, values in [("dags/a.py", {}), *entries]:
-            tar.addfile(tree.member(name, **values))
+            tar.addfile(pack.member(name, **values))
     stream.seek(0)
     return stream
 
@@ -178,22 +179,76 @@ BAD = {
 @pytest.mark.parametrize(("entries", "words"), BAD.values(), ids=BAD)
 def test_what_is_not_plain_is_refused_by_name(entries, words, tmp_path):
     with pytest.raises(tree.Refused, match=words):
-        tree.unpack(archive(*entries), tmp_path / "new", 10)
+        unpack.unpack(archive(*entries), tmp_path / "new", 10)
     assert not (tmp_path / "x").exists()
 
 
 def test_what_is_no_archive_is_refused(tmp_path):
     for number, content in enumerate([b"", b"hello", archive(("dags/b.py", {})).getvalue()[:-30]]):
         with pytest.raises(tree.Refused):
-            tree.unpack(io.BytesIO(content), tmp_path / str(number), 10)
+            unpack.unpack(io.BytesIO(content), tmp_path / str(number), 10)
     with pytest.raises(tree.Refused, match="no file in dags"):
-        tree.unpack(io.BytesIO(tar_of_nothing()), tmp_path / "empty", 10)
+        unpack.unpack(io.BytesIO(tar_of_nothing()), tmp_path / "empty", 10)
 
 
 def tar_of_nothing():
     stream = io.BytesIO()
-    tarfile.open(fileobj=stream, mode="w").close()
+    tarfile.open(fileobj=stream, mode="w:gz").close()
     return stream.getvalue()
+
+
+def test_an_archive_that_is_cut_short_is_refused_wherever_that_is(tmp_path):
+    """Also where what is left is compressed anew, as a job does that is cancelled in a pipe."""
+    plain = gzip.decompress(archive(("dags/b.py", {}), ("dags/c.py", {})).getvalue())
+    for cut in range(512, 3 * 512, 100):
+        with pytest.raises(tree.Refused, match=r"cut short|damaged or none"):
+            unpack.unpack(io.BytesIO(gzip.compress(plain[:cut])), tmp_path / str(cut), 10)
+    with pytest.raises(tree.Refused, match="Not a gzipped file"):
+        unpack.unpack(io.BytesIO(plain), tmp_path / "plain", 10)
+
+
+def test_links_of_links_lead_nowhere_else(tmp_path):
+    """No single one of them tells, and nothing is made outside before it is seen."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").touch()
+    # `up` is dags/ itself, which its path does not tell: five steps back from there end above the tree.
+    links = [("dags/1/2/3/x.py", {}), symlink("dags/1/2/3/up", "../../..")]
+    out = "1/2/3/up/../../victim"
+    with pytest.raises(tree.Refused, match=f"dags/out -> {out} leads out of dags/, etl/ and plugins/"):
+        unpack.unpack(archive(*links, symlink("dags/out", out)), tmp_path / "new", 10)
+    with pytest.raises(tree.Refused, match="dags/out/made/x is below a symlink"):
+        unpack.unpack(archive(*links, symlink("dags/out", out), ("dags/out/made/x", {})), tmp_path / "other", 10)
+    assert [path.name for path in victim.iterdir()] == ["file"]
+
+
+def test_bombs_are_refused_before_they_cost_anything(tmp_path):
+    bombs = {
+        "depth": (archive(("dags/" + "a/" * 40 + "x", {})), "folders in one another"),
+        "a header": (archive(("dags/" + "x" * 2**20, {})), "header of"),
+        "many": (archive(*[("dags/__pycache__/x", {})] * 6), "is too much"),
+        "what is left out": (zeros("dags/__pycache__/x", 12 * 2**20), "is too much"),
+    }
+    for name, (stream, words) in bombs.items():
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(tree.Refused, match=words):
+            patch.setattr(unpack, "MOST_ENTRIES", 5)
+            unpack.unpack(stream, tmp_path / name, 10)
+
+
+def zeros(name, size):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        tar.addfile(pack.member(name, size=size), io.BytesIO(bytes(size)))
+    stream.seek(0)
+    return stream
+
+
+def test_a_checkout_that_git_does_not_read_is_refused(source, monkeypatch):
+    """Else what it ignores, secrets among it, would be shipped in silence."""
+    git(source, "init", "--quiet")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(tree.Refused, match=r"git does not read .*git -C .* status"):
+        packed(source)
 
 
 def test_a_pipe_is_refused_where_it_is(source):
@@ -208,10 +263,10 @@ def test_bytes_are_bounded_on_both_sides_and_memory_stays_flat(source, tmp_path)
         packed(source, 20)
     tracemalloc.start()
     with open(tmp_path / "archive", "wb") as out:
-        tree.pack(source, out, "me", 40)
+        pack.pack(source, out, "me", 40)
     with open(tmp_path / "archive", "rb") as stream, pytest.raises(tree.Refused, match=r"etl/data.csv is too much"):
-        tree.unpack(stream, tmp_path / "small", 20)
+        unpack.unpack(stream, tmp_path / "small", 20)
     with open(tmp_path / "archive", "rb") as stream:
-        tree.unpack(stream, tmp_path / "new", 40)
+        unpack.unpack(stream, tmp_path / "new", 40)
     assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
     tracemalloc.stop()

@@ -16,7 +16,7 @@ from ansible.plugins.action import ActionBase
 # The package of the host's programs is no part of Ansible's Python.
 sys.path.append(str(Path(__file__).parents[2] / "airflow" / "files" / "airstrip"))
 
-from airstrip.release import lock, tree
+from airstrip.release import lock, pack, tree
 
 
 class ActionModule(ActionBase):
@@ -53,7 +53,7 @@ def packed(source: str, version: str, most_mb: int) -> dict:
     archive = Path(tempfile.mkdtemp(dir=constants.DEFAULT_LOCAL_TMP)) / "release.tar.gz"
     with tempfile.TemporaryDirectory() as temporary, open(archive, "wb") as stream:
         folder = cloned(source, version, Path(temporary) / "source") if is_address(source) else Path(source)
-        found = tree.pack(folder, stream, getpass.getuser(), int(most_mb))
+        found = pack.pack(folder, stream, getpass.getuser(), int(most_mb))
     about = found["about"]
     said = [f"not shipped, because git ignores it: {', '.join(found['ignored'][:8])}"] if found["ignored"] else []
     return {"changed": False, "archive": str(archive), "release": about["release"], "said": said}

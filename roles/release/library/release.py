@@ -138,7 +138,7 @@ OLDER = "The host's own program is older than this checkout, or not there: run p
 
 def words(module: AnsibleModule) -> list[str]:
     """Return the command of a step."""
-    given = {key: value for key, value in module.params.items() if value not in (None, "", False)}
+    given = {key: value for key, value in module.params.items() if value not in (None, "") and value is not False}
     command = ["/usr/bin/python3", "-P", "-m", "airstrip", "release", given.pop("step")]
     command += [given.pop("release")] if "release" in given else []
     for key, value in given.items():

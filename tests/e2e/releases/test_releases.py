@@ -16,7 +16,7 @@ from tests.broken_trees import BROKEN, write
 from tests.e2e import load, runs
 from tests.e2e.load import Load
 from tests.e2e.updates import TWO_AT_THE_LOCK, begin, deaf, killed, live, locked, slow, wait_for_step, whole
-from tests.server import ROOT, Play, Server, wait_until
+from tests.server import ROOT, Play, Server
 
 UNKNOWN = """
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
@@ -24,14 +24,6 @@ from airflow.sdk import DAG
 with DAG("unknown", schedule=None):
     SQLExecuteQueryOperator(task_id="a", sql="SELECT 1", conn_id="stockroom", pool="narrow")
 """
-
-
-@pytest.fixture
-def loaded(server, ship) -> Server:
-    """The server, with the DAGs of the load live."""
-    if "load_dag.py" not in server.run("ls /srv/airflow/current/dags").split():
-        ship()
-    return server
 
 
 def test_an_update_says_what_is_live_and_of_which_commit(server, source, ship):
@@ -78,104 +70,6 @@ def test_updates_and_a_rollback_lose_nothing(loaded, ship):
     assert len(releases) > 2, "the load ran on too few releases to show anything"
     done = re.findall(r" (update|rollback) \S+ by \S+: live in", server.play("history.yml").words)
     assert done[-4:] == ["update"] * 3 + ["rollback"]
-
-
-def test_restarts_lose_nothing(loaded):
-    server = loaded
-    with Load(server, poll=0.1) as run, run.held():
-        said = server.run("airflow-restart")
-        assert said.count("has taken over from") == 3 and said.count("restarted") == 2
-    run.wait()
-    assert run.failed_requests == {} and run.lost() == [] and run.mixed() == []
-    server.play("check.yml")
-
-
-def test_the_log_of_a_running_task_is_shown(loaded):
-    with Load(loaded, every=1000) as run, run.held() as held:
-        url = f"{loaded.url}/api/v2/dags/holders/dagRuns/{held}/taskInstances/hold/logs/1"
-        wait_until(lambda: "Waits for the gate" in loaded.logged_in.get(url).text, 60, "the log is not shown")
-    run.wait()
-    assert run.lost() == []
-
-
-def test_a_restart_waits_for_the_last_ones_tasks_and_counts_them(loaded):
-    server = loaded
-    restart = [*server.ssh, "sudo", "airflow-restart", "runner"]
-    with Load(server, every=1000) as run:
-        with run.held():
-            server.run("airflow-restart runner")
-            second = subprocess.Popen(restart, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            counted = second.stdout.readline()
-        said, _ = second.communicate()
-    assert re.search(r"airflow-runner@[ab].service: .* [1-9]\d* still run \(it is ended in \d+ s\)", counted)
-    assert second.returncode == 0 and "has taken over from" in said
-    run.wait()
-    assert run.failed_requests == {} and run.lost() == []
-
-
-def test_a_restart_ends_what_runs_longer_than_its_deadline(loaded):
-    server = loaded
-    unit = "/etc/systemd/system/airflow-runner@.service"
-    deadline = "sed -i 's/--stop-seconds {}/--stop-seconds {}/' {} && systemctl daemon-reload && airflow-restart runner"
-    server.run(deadline.format(600, 10, unit))
-    try:
-        with Load(server, every=1000) as run, run.held() as held:
-            old, task = server.unit("runner"), f"task_instance WHERE run_id = '{held}' AND task_id = 'hold'"
-            process = server.sql(f"SELECT pid FROM {task}")
-            server.run("airflow-restart runner")
-            state = f"systemctl show -p ActiveState --value {old}"
-            wait_until(lambda: server.run(state).strip() == "inactive", 60, "the old runner does not end")
-            # What was ended is no longer there, and runs again beside the new one.
-            again = f"SELECT try_number FROM {task} AND state = 'running'"
-            wait_until(lambda: server.sql(again) == "2", 60, "it does not run again")
-            server.run(f"! test -e /proc/{process}")
-    finally:
-        server.run(deadline.format(10, 600, unit))
-    run.wait()
-    assert run.failed_requests == {}
-
-
-def test_where_memory_is_short_one_stops_before_the_other_starts(loaded):
-    server = loaded
-    pair = "systemctl list-units --plain --no-legend --state=active,activating 'airflow-api-server@*.service'"
-    if server.unit("api-server") == "airflow-api-server@a.service":
-        server.run("airflow-restart api-server")
-    server.run("sed 's/^MemAvailable:.*/MemAvailable: 300000 kB/' /proc/meminfo > /run/meminfo")
-    server.run("mount --bind /run/meminfo /proc/meminfo")
-    try:
-        with Load(server) as run:
-            said = server.run("airflow-restart api-server scheduler")
-    finally:
-        server.run("umount /proc/meminfo")
-    assert said.count("MB more would be needed") == 2 and "taken over" not in said
-    assert [line.split()[0] for line in server.run(pair).splitlines()] == ["airflow-api-server@a.service"]
-    run.wait()
-    assert run.failed_requests == {} and run.lost() == []
-
-
-# Takes each connection and drops the first, as an API server does that stops with the connection in its hands.
-DROPS = """
-import socket
-server = socket.create_server(("127.0.0.1", 8080))
-while True:
-    server.accept()[0].close()
-    connection, _ = server.accept()
-    connection.recv(65536)
-    connection.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: 0\\r\\n\\r\\n")
-    connection.close()
-"""
-
-
-def test_a_request_that_an_api_server_drops_as_it_stops_is_asked_again(server):
-    server.run("systemctl stop airflow-api-server.socket 'airflow-api-server@*'")
-    try:
-        server.run("cat > /run/drops.py && systemd-run --quiet --unit=drops python3 /run/drops.py", stdin=DROPS)
-        wait_until(lambda: server.run("ss -Hltn sport = :8080"), 30, "the stand-in does not listen")
-        answers = [server.session().post(f"{server.url}/api/v2/dags").status_code for _ in range(5)]
-    finally:
-        server.run("systemctl stop drops; systemctl start airflow.target")
-    assert answers == [200] * 5
-    server.wait_until_healthy()
 
 
 def test_a_release_that_must_not_go_live_does_not(server, source, ship):
@@ -226,6 +120,22 @@ def test_what_a_dag_names_must_be_there(server, source, ship):
         (source / "dags" / "unknown.py").unlink()
     assert "dags/unknown.py:5: there is no connection stockroom; set airflow_connections.stockroom" in play.words
     assert "dags/unknown.py:5: there is no pool narrow" in play.words
+
+
+VARIABLE = """
+from airflow.sdk import DAG, Variable
+with DAG("shelves", schedule=None, tags=[Variable.get("shelf")]):
+    pass
+"""
+
+
+def test_a_dag_may_ask_the_database_for_a_variable(server, source, ship):
+    """As it may in the DAG processor."""
+    api, url = server.logged_in, f"{server.url}/api/v2"
+    assert api.post(f"{url}/variables", json={"key": "shelf", "value": "upper"}).status_code == 201
+    (source / "dags" / "shelves.py").write_text(VARIABLE)
+    ship()
+    assert [tag["name"] for tag in api.get(f"{url}/dags/shelves").json()["tags"]] == ["upper"]
 
 
 def test_a_run_outlives_its_dags_move_and_holds_its_release(loaded, source, ship):

@@ -14,9 +14,7 @@ import os
 import re
 import select
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,11 +23,13 @@ from typing import Any, NoReturn
 import psutil
 
 from airstrip.dag_file import Finding, look
+from airstrip.release.tree import printable
 
 # What a process that imports a DAG file usually takes, in MB.
 FILE_MB = 200
 # More than any file has to say.
 ANSWER_BYTES = 2**22
+MOST_PROBLEMS = 20
 PAUSE_SECONDS = 0.1
 # What Airflow's own limit has to end a file, beyond twice that limit.
 GRACE_SECONDS = 30
@@ -171,7 +171,9 @@ def report(question: int, trace: int, release: Path, file: str) -> NoReturn:
         os.setsid()
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1)
         # What a file prints would mix with the verdict.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
         os.write(question, f"{rss_mb(os.getpid())}\n".encode())
         faulthandler.enable(trace, all_threads=False)
         faulthandler.register(signal.SIGUSR1, trace, all_threads=False)
@@ -181,13 +183,15 @@ def report(question: int, trace: int, release: Path, file: str) -> NoReturn:
             leave(code)
 
         os._exit = noted  # type: ignore[assignment]
-        text = json.dumps(asdict(look(release, Path(file)))).encode()
+        try:
+            finding = look(release, Path(file))
+        except Exception as error:
+            finding = Finding(problems=[f"{Path(file).relative_to(release)}: the examination failed: {error!r}"])
+        text = json.dumps(asdict(finding)).encode()
         while text:
             text = text[os.write(question, text) :]
-        leave(0)
     finally:
-        traceback.print_exc()
-        leave(1)
+        leave(0)
 
 
 def checked(name: str, said: Any) -> Finding:
@@ -199,7 +203,7 @@ def checked(name: str, said: Any) -> Finding:
     places = [*said["connections"].values(), *said["pools"].values()]
     if not all(isinstance(word, str) for word in words) or not all(place.startswith(name) for place in places):
         raise ValueError(said)
-    problems = [" ".join(problem.split()) for problem in said["problems"]]
+    problems = [printable(problem) for problem in said["problems"][:MOST_PROBLEMS]]
     return Finding(said["dags"], problems, said["connections"], said["pools"])
 
 

@@ -31,7 +31,9 @@ from sqlalchemy import select
 from airstrip import live
 from airstrip.dag_file import Finding, place, use_plugins
 from airstrip.examination import examined
-from airstrip.release import tree
+from airstrip.release.pack import pack
+from airstrip.release.tree import Refused
+from airstrip.release.unpack import unpack
 
 
 def examine(release: Path, megabytes: int, offline: bool = False) -> dict[str, Any]:
@@ -88,10 +90,10 @@ def offline(source: Path, megabytes: int, most_mb: int) -> int:
     with tempfile.TemporaryDirectory() as temporary, tempfile.TemporaryFile() as archive:
         release = Path(temporary).resolve() / "release"
         try:
-            tree.pack(source, archive, getpass.getuser(), most_mb)
+            pack(source, archive, getpass.getuser(), most_mb)
             archive.seek(0)
-            tree.unpack(archive, release, most_mb)
-        except tree.Refused as error:
+            unpack(archive, release, most_mb)
+        except Refused as error:
             print(error)
             return 1
         answer = examine(release, megabytes, offline=True)

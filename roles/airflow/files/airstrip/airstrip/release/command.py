@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from airstrip.release.engine import Answer, Engine
+from airstrip.release.engine import Engine
 from airstrip.release.folder import Releases
 from airstrip.release.host import Host
-from airstrip.release.lock import Held, Lock, identity
+from airstrip.release.lock import Busy, Lock, identity
+from airstrip.release.push import push
+from airstrip.release.run import Answer
 from airstrip.release.tree import Refused
 
 ROOT = Path("/srv/airflow")
@@ -35,9 +37,9 @@ def stage(engine: Engine, given: argparse.Namespace) -> Answer:
         return engine.stage(archive, given.virtualenv or engine.host.virtualenv(), given.release, given.force)
 
 
-def push(engine: Engine) -> Answer:
+def push_and_tell(engine: Engine, given: argparse.Namespace) -> Answer:
     """Go all steps, and say in words what became of it."""
-    answer = engine.push(sys.stdin.buffer)
+    answer = push(engine, sys.stdin.buffer)
     print("\n".join([answer["summary"], *answer.get("said", [])]), file=sys.stderr)
     return answer
 
@@ -56,7 +58,7 @@ STEPS: dict[str, tuple[str, Callable[[Engine, argparse.Namespace], Answer]]] = {
     "gate": ("examine what was staged", lambda engine, given: engine.gate(given.release)),
     "choose": ("choose an older release instead", lambda engine, given: engine.choose(given.release)),
     "switch": ("make it live, or put the one before back", lambda engine, given: engine.switch(given.release)),
-    "push": ("go all steps with an archive from standard input", lambda engine, given: push(engine)),
+    "push": ("go all steps with an archive from standard input", push_and_tell),
     "finish": ("prune and unlock", lambda engine, given: engine.finish(given.release)),
     "revert": ("put back what was live before this run", lambda engine, given: engine.revert(given.release)),
     "history": ("say what was done", history),
@@ -109,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         answer, code = STEPS[given.step][1](engine, given), 0
-    except Held as error:
-        answer, code = {"refused": str(error), "holder": error.holder}, 1
+    except Busy as error:
+        answer, code = {"refused": str(error), "holder": getattr(error, "holder", None)}, 1
     except Refused as error:
         engine.refused(given.release, str(error))
         answer, code = {"refused": str(error)}, 1

@@ -6,62 +6,27 @@ Each step may be cut off anywhere: what is live is one whole release, and one mo
 from __future__ import annotations
 
 import json
-import os
 import re
-import select
 import shutil
+import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from airstrip.release import disk, tree
-from airstrip.release.folder import Releases
-from airstrip.release.host import PARSER, Host
-from airstrip.release.lock import Held, Lock
+from airstrip.release.host import PARSER
+from airstrip.release.lock import Held
+from airstrip.release.pack import named
+from airstrip.release.run import Answer, Run
 from airstrip.release.tree import Refused
+from airstrip.release.unpack import unpack
 
-Answer = dict[str, Any]
-PUSH_SECONDS = 10
-SEND_SECONDS = 300
 NAME = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{7,12}(-dirty)?|nocommit)")
 
 
-@dataclass
-class Engine:
-    """One run, by one owner. With `check` nothing is changed; with `diff` the answers hold what would be."""
-
-    releases: Releases
-    host: Host
-    lock: Lock
-    action: str = "update"
-    check: bool = False
-    diff: bool = False
-    import_seconds: int = 5
-    import_mb: int = 500
-    live_seconds: int = 120
-    keep: int = 10
-    keep_mb: int = 3000
-    max_mb: int = 500
-    seconds: dict[str, float] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
-
-    def take(self) -> Answer:
-        """Keep other runs away while more than releases changes."""
-        if self.check:
-            self.lock.look()
-        else:
-            with self._step(""):
-                pass
-        return {"changed": False}
-
-    def give_back(self) -> Answer:
-        """Let other runs at the host again."""
-        self.lock.give_back()
-        return {"changed": False}
+class Engine(Run):
+    """What a run does."""
 
     def stage(self, archive: IO[bytes], virtualenv: str, release: str = "", force: bool = False) -> Answer:
         """Lay an archive out, compare it with what is live, and examine it if its packages are here.
@@ -73,8 +38,8 @@ class Engine:
             self.lock.look()
             with tempfile.TemporaryDirectory() as folder:
                 return self._compared(archive, Path(folder) / "tree", virtualenv)[0]
-        with self._step(release):
-            with self._timed("stage"), self._writing():
+        with self.step(release):
+            with self.timed("stage"), self.writing():
                 shutil.rmtree(self.releases.root / "staging", ignore_errors=True)
                 answer, noted = self._compared(archive, self.releases.staging("new"), virtualenv)
                 if not answer["changed"] and not force:
@@ -88,9 +53,9 @@ class Engine:
 
     def _compared(self, archive: IO[bytes], folder: Path, virtualenv: str) -> tuple[Answer, dict[str, Any]]:
         """Lay an archive out; return what it would change, and what is noted of it."""
-        about, files = tree.unpack(archive, folder, self.max_mb)
-        release = about.get("release") or tree.named(about["commit"])
-        if not NAME.fullmatch(release):
+        about, files = unpack(archive, folder, self.max_mb)
+        release = about.get("release") or named(str(about["commit"]))
+        if not NAME.fullmatch(str(release)):
             raise Refused(f"{release!a} is no name of a release")
         now = self.releases.live()
         changes = tree.difference(self.releases.files(now), files)
@@ -141,28 +106,9 @@ class Engine:
         self.releases.staging("new").rename(self.releases.staging(release))
         disk.write(self.releases.staging(f"{release}.json"), json.dumps(noted))
 
-    def push(self, archive: IO[bytes]) -> Answer:
-        """Go all steps with an archive that somebody sends who may do nothing else. Raises Refused."""
-        self.releases.make()
-        mark = self.releases.root / "pushed"
-        if mark.exists() and 0 <= time.time() - mark.stat().st_mtime < PUSH_SECONDS:
-            raise Refused(f"The last push was less than {PUSH_SECONDS} s ago: wait, and push again")
-        disk.write(mark, "")
-        # Not under the lock: a sender may be slow.
-        with tempfile.TemporaryFile(dir=self.releases.root) as spooled:
-            spool(archive, spooled, self.max_mb * 2**20)
-            answer = self.stage(spooled, self.host.virtualenv())
-        if not answer["changed"]:
-            return {**answer, "summary": f"{answer['release']} is live already: nothing to do"}
-        self.switch(answer["release"])
-        self.finish(answer["release"])
-        took = sum(self.seconds.values())
-        summary = f"{answer['release']} is live after {took:.1f} s: {answer['summary']}"
-        return {**answer, "summary": summary, "seconds": self.seconds, "said": self.said}
-
     def gate(self, release: str) -> Answer:
         """Examine a staged release, whose packages have come meanwhile."""
-        with self._step(release):
+        with self.step(release):
             answer = {"changed": True, "release": release, "summary": self._gated(release)}
             return {**answer, "seconds": self.seconds, "said": self.said}
 
@@ -170,12 +116,16 @@ class Engine:
         """Examine a staged release, and put it among the others. Raises Refused."""
         folder, now = self.releases.staging(release), self.releases.live()
         noted = json.loads(self.releases.staging(f"{release}.json").read_text())
-        with self._timed("gate"):
+        with self.timed("gate"):
             verdict = self.host.gate(folder, noted["virtualenv"], self.import_seconds, self.import_mb)
             if verdict["problems"]:
                 stays = f"Nothing was changed: {now} stays live." if now else "No release is live yet."
                 raise Refused("\n".join([*verdict["problems"], stays]))
-            noted["dags"] = {dag: file for dag, file in verdict["dags"].items() if inside(folder, file)}
+            noted["dags"] = {
+                dag: file
+                for dag, file in verdict["dags"].items()
+                if isinstance(file, str) and tree.inside(folder, file)
+            }
             noted["examined"] = verdict["files"]
             self.said += slowest(verdict["files"])
             before = self.releases.manifest(now) if now else {"dags": {}, "files": {}}
@@ -184,7 +134,10 @@ class Engine:
 
     def choose(self, release: str) -> Answer:
         """Choose an older release instead, or without a name the one before the live one."""
-        now, known = self.releases.live(), self.releases.all()
+        now, known, switching = self.releases.live(), self.releases.all(), self.releases.switching()
+        if not release and switching and switching["back"] and switching["release"] == now:
+            # A rollback that was cut off goes on, and no further.
+            release = now
         release = release or self.releases.before() or ""
         if release not in known or not now:
             what = f"There is no release {release}" if release else "No release was live before this one"
@@ -194,7 +147,7 @@ class Engine:
         folder = self.releases.folder(release)
         changes = tree.difference(self.releases.files(now), self.releases.files(release))
         answer = {
-            "changed": release != now or bool(self.releases.switching()),
+            "changed": release != now or bool(switching),
             "release": release,
             "summary": f"{now} to {release}: {tree.summary(tree.difference(digests(before), digests(after)), 'DAG')}",
             "said": self.host.stranded(folder),
@@ -203,7 +156,7 @@ class Engine:
         if self.check:
             self.lock.look()
             return answer
-        with self._step(release):
+        with self.step(release):
             if not answer["changed"]:
                 self.lock.give_back()
         return answer
@@ -221,13 +174,16 @@ class Engine:
 
     def switch(self, release: str) -> Answer:
         """Make a release live; put the one before back if Airflow does not take it."""
-        with self._step(release):
-            before = self.releases.begin(release, self.action == "rollback")
+        with self.step(release):
+            if release not in self.releases.all():
+                raise Refused(f"There is no release {release}; there are: {', '.join(self.releases.all()) or 'none'}")
+            with self.writing():
+                before = self.releases.begin(release, self.action == "rollback")
             try:
                 self._go_live(release)
             except Refused as error:
                 raise Refused(f"{error}\n{self._put_back(release, before)}") from error
-            self._note(release, f"live in {sum(self.seconds.values()):.1f} s, was {before}")
+            self.note(release, f"live in {sum(self.seconds.values()):.1f} s, was {before}")
         answer = {"changed": True, "release": release, "summary": f"{release} is live"}
         return {**answer, "seconds": self.seconds, "said": self.said}
 
@@ -243,9 +199,16 @@ class Engine:
         return f"{before} is live again."
 
     def _go_live(self, release: str) -> None:
-        """Make a release live, with its virtualenv, and wait until Airflow has all of it. Raises Refused."""
+        """Make a release live, and wait until Airflow has all of it. Raises Refused."""
+        try:
+            self._move(release)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Refused(f"{release} cannot go live: {error}") from error
+
+    def _move(self, release: str) -> None:
+        """Move the host to a release, with its virtualenv and plugins."""
         virtualenv, parses = self.releases.manifest(release)["virtualenv"], PARSER in self.host.components
-        with self._timed("switch"):
+        with self.timed("switch"):
             if self.host.virtualenv() != virtualenv:
                 if not self.host.complete(virtualenv):
                     raise Refused(f"{virtualenv} is gone: run playbooks/update.yml from the commit of {release}")
@@ -266,7 +229,7 @@ class Engine:
                 self.host.wait_until_healthy()
         if not parses:
             return
-        with self._timed("live"):
+        with self.timed("live"):
             left = self.host.missing(self.releases.folder(release), self.live_seconds)
         if left:
             raise Refused(
@@ -276,7 +239,7 @@ class Engine:
 
     def finish(self, release: str) -> Answer:
         """Prune, and let other runs at the host again."""
-        with self._step(release):
+        with self.step(release):
             self.releases.settle()
             gone = self.releases.prune(self.keep, self.keep_mb * 2**20, self.host.needed())
             disk.remove(self.releases.root / "staging")
@@ -287,65 +250,15 @@ class Engine:
     def revert(self, release: str) -> Answer:
         """Put back what was live before this run, where this run got so far; leave alone what somebody else is at."""
         back, said = False, "nothing to put back"
-        with suppress(Held), self._step(release):
+        with suppress(Held), self.step(release):
             switching = self.releases.switching()
-            back = bool(switching) and switching["release"] == self.releases.live() == release
+            # Wherever it was cut off: to go live with what is live already changes nothing.
+            back = bool(switching) and switching["release"] == release
             if back:
                 said = self._put_back(release, switching["before"])
-                self._note(release, f"another host did not take it; {said}", action="revert")
+                self.note(release, f"another host did not take it; {said}", action="revert")
             self.lock.give_back()
         return {"changed": back, "release": release, "summary": said}
-
-    def refused(self, release: str, why: str) -> None:
-        """Note that a step was refused, and let other runs at the host again."""
-        if not self.check:
-            self._note(release, f"refused: {why}")
-            self.lock.give_back()
-
-    def _note(self, release: str, what: str, action: str = "", by: dict[str, Any] | None = None) -> None:
-        by = by or self.lock.owner
-        self.releases.note(f"{action or self.action} {release or '-'} by {by['user']}@{by['host']}: {what}")
-
-    @contextmanager
-    def _step(self, release: str) -> Iterator[None]:
-        self.releases.make()
-        with self.lock.step(self.action, release) as cut_off:
-            if cut_off:
-                self._note(cut_off["release"], "cut off", cut_off["step"], cut_off)
-            yield
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise Refused(f"The release cannot be written to {self.releases.root}: {error}") from error
-
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.seconds[part] = round(time.monotonic() - start, 2)
-
-
-def spool(source: IO[bytes], target: IO[bytes], most: int) -> None:
-    """Copy what somebody sends, within bytes and seconds. Raises Refused."""
-    deadline = time.monotonic() + SEND_SECONDS
-    while select.select([source], [], [], max(0, deadline - time.monotonic()))[0]:
-        chunk = os.read(source.fileno(), tree.CHUNK)
-        if not chunk:
-            target.seek(0)
-            return
-        most -= len(chunk)
-        if most < 0:
-            raise Refused("The archive is larger than a release may be (release_max_mb)")
-        target.write(chunk)
-    raise Refused(f"The archive did not come within {SEND_SECONDS} s")
-
-
-def inside(folder: Path, file: Any) -> bool:
-    """Return whether a path that DAG code named is one of the release's files."""
-    return isinstance(file, str) and (folder / file).resolve().is_relative_to(folder.resolve())
 
 
 def slowest(files: dict[str, dict[str, float]]) -> list[str]:

@@ -53,7 +53,7 @@ class Releases:
         self.root = root
 
     def make(self) -> None:
-        """Make the folder, for Airflow to read."""
+        """Make the folder, and let Airflow read it."""
         self.root.mkdir(parents=True, exist_ok=True)
         # The first run of all comes before the group: what starts meanwhile must see that there is no release yet.
         with contextlib.suppress(LookupError):
@@ -160,8 +160,7 @@ class Releases:
         """Make a release the live one, for whoever looks next."""
         # The DAG processor reads a file again only if it is newer than its last look.
         for file in self.folder(release).rglob("*.py"):
-            with contextlib.suppress(FileNotFoundError):
-                os.utime(file)
+            os.utime(file, follow_symlinks=False)
         disk.link(self.root / "current", f"releases/{release}")
 
     def plugins(self) -> str | None:
@@ -186,7 +185,7 @@ class Releases:
         """Add a line to the history, if there is still room."""
         disk.before_change()
         with contextlib.suppress(OSError), open(self.root / "history", "a", encoding="utf-8") as stream:
-            stream.write(f"{tree.now()} {' '.join(text.split())}\n")
+            stream.write(f"{tree.now()} {tree.printable(text)}\n")
 
     def history(self) -> list[str]:
         """Return the lines of the history, the oldest first."""

@@ -22,6 +22,7 @@ PARSER = "dag-processor"
 PARSER_UNIT = "airflow-dag-processor.service"
 HEALTH = "http://127.0.0.1:8080/api/v2/monitor/health"
 HEALTH_SECONDS = 60
+GATE_UNIT = "airflow-dag-processor@gate.service"
 GATE_SECONDS = 900
 # The programs beside this one, newer than those in an older virtualenv.
 PROGRAMS = str(Path(__file__).parents[2])
@@ -48,12 +49,23 @@ class Host:
     def gate(self, folder: Path, virtualenv: str, seconds: int, megabytes: int) -> dict[str, Any]:
         """Examine a staged release as the DAG processor's user, in its sandbox, with its variables."""
         unit = [
-            "systemd-run", "--quiet", "--wait", "--collect", "--pipe", "--unit=airflow-dag-processor@gate.service",
+            "systemd-run", "--quiet", "--wait", "--collect", "--pipe", f"--unit={GATE_UNIT}",
+            f"--property=RuntimeMaxSec={GATE_SECONDS}", "--setenv=_AIRFLOW_PROCESS_CONTEXT=server",
             # Whatever a file takes, the services beside it keep their memory.
             "--property=MemoryMax=60%", "--property=MemorySwapMax=0", "--property=OOMPolicy=continue",
             f"--setenv=AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT={seconds}",
         ]  # fmt: skip
-        command = [*unit, f"{virtualenv}/bin/python", "-m", "airstrip.gate", f"--megabytes={megabytes}", str(folder)]
+        # One that outlived its run would be in the way.
+        self._run("systemctl", "stop", GATE_UNIT)
+        command = [
+            *unit,
+            f"{virtualenv}/bin/python",
+            "-P",
+            "-m",
+            "airstrip.gate",
+            f"--megabytes={megabytes}",
+            str(folder),
+        ]
         result = subprocess.run(command, text=True, capture_output=True, check=False)
         try:
             return json.loads(result.stdout.strip().splitlines()[-1])

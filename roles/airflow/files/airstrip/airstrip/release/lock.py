@@ -22,8 +22,12 @@ STEP_SECONDS = 60
 Owner = dict[str, Any]
 
 
-class Held(Refused):
-    """Somebody else has the host."""
+class Busy(Refused):
+    """Somebody else is at it, and nothing of this run has begun."""
+
+
+class Held(Busy):
+    """Another run has the host."""
 
     def __init__(self, holder: Owner | None, works: bool = False) -> None:
         holder = holder or dict.fromkeys(("user", "host", "release", "since", "step", "worker"), "?")
