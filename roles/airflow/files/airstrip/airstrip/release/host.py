@@ -14,7 +14,7 @@ from typing import Any
 from airstrip.release import disk
 from airstrip.release.folder import COMPLETE
 from airstrip.release.tree import Refused
-from airstrip.systemd import show
+from airstrip.systemd import show, systemctl
 
 VIRTUALENV = Path("/opt/airflow/venv")
 RESTART = "/usr/local/bin/airflow-restart"
@@ -55,8 +55,8 @@ class Host:
             "--property=MemoryMax=60%", "--property=MemorySwapMax=0", "--property=OOMPolicy=continue",
             f"--setenv=AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT={seconds}",
         ]  # fmt: skip
-        # One that outlived its run would be in the way.
-        self._run("systemctl", "stop", GATE_UNIT)
+        # One that outlived its run would be in the way; mostly there is none, which systemctl calls an error.
+        systemctl("stop", GATE_UNIT)
         command = [
             *unit,
             f"{virtualenv}/bin/python",
