@@ -32,10 +32,8 @@ def up(lab: Lab) -> None:
     network.up(lab)
     services.up(lab)
     database.up(lab)
-    if lab.warehouse == "bigquery":
-        services.bigquery(lab)
     inventory.write(lab)
-    print(f"lab: AWS answers at {services.aws_endpoint(lab)}", flush=True)
+    print(f"lab: AWS answers at {services.aws.endpoint(lab)}", flush=True)
 
 
 def down(lab: Lab) -> None:
@@ -47,7 +45,7 @@ def down(lab: Lab) -> None:
     for pid_file in lab.state.rglob("*.pid"):
         # What they would still write is deleted next; the S3 store takes half a minute to end in order.
         stop(pid_file, seconds=1)
-    for socket in services.sockets(lab):
+    for socket in services.s3.sockets(lab):
         socket.unlink(missing_ok=True)
     network.down(lab)
     shutil.rmtree(lab.state, ignore_errors=True)
@@ -55,12 +53,12 @@ def down(lab: Lab) -> None:
 
 def environment(lab: Lab) -> dict[str, str]:
     """What makes the commands of the README reach the lab instead of AWS."""
-    return {**services.operator_environment(lab), "ANSIBLE_INVENTORY": str(inventory.path(lab))}
+    return {**services.aws.operator_environment(lab), "ANSIBLE_INVENTORY": str(inventory.path(lab))}
 
 
 def ssh(lab: Lab, stack: str = "airstrip") -> list[str]:
     """The ssh command that reaches the stack's instance."""
-    instance = services.instance(lab, stack)
+    instance = services.aws.instance(lab, stack)
     options = [f"UserKnownHostsFile={lab.known_hosts}", "StrictHostKeyChecking=accept-new", "IdentitiesOnly=yes"]
     options += ["LogLevel=ERROR", f"HostKeyAlias={instance['InstanceId']}"]
     words = [word for option in options for word in ("-o", option)]
@@ -75,7 +73,7 @@ def deliver(lab: Lab) -> None:
 
 def result(lab: Lab) -> None:
     """Print where to look: the UI, the user, the password, the newest day on S3, the newest report."""
-    s3 = services.client(lab, "s3")
+    s3 = services.aws.client(lab, "s3")
     listing = s3.list_objects_v2(Bucket=BUCKET, Prefix="curated/x/posts/").get("Contents", [])
     days = [entry["Key"] for entry in listing if entry["Key"].endswith("_manifest.json")]
     if not days:
@@ -84,7 +82,7 @@ def result(lab: Lab) -> None:
     objects = [entry["key"] for user in manifest["users"] for entry in user.get("objects", [])]
     text = s3.get_object(Bucket=BUCKET, Key=objects[0])["Body"].read().decode()
     rows = list(csv.reader(io.StringIO(text, newline="")))
-    print(f"UI        https://{services.instance(lab, 'airstrip')['PublicIpAddress']}/")
+    print(f"UI        https://{services.aws.instance(lab, 'airstrip')['PublicIpAddress']}/")
     print("user      admin")
     print("password  make lab-ssh, then: sudo cat /etc/airflow/secrets/admin_password")
     print("playbooks make lab-shell, then: ansible-playbook playbooks/check.yml")
@@ -96,7 +94,7 @@ def result(lab: Lab) -> None:
     listing = s3.list_objects_v2(Bucket=BUCKET, Prefix="curated/report/daily/").get("Contents", [])
     reports = [entry["Key"] for entry in listing if entry["Key"].endswith("report.txt")]
     if reports:
-        print(f"report    s3://{BUCKET}/{max(reports)}; mails are in {services.mails(lab)}")
+        print(f"report    s3://{BUCKET}/{max(reports)}; mails are in {services.mail.folder(lab)}")
         text = s3.get_object(Bucket=BUCKET, Key=max(reports))["Body"].read().decode()
         print("\n".join(f"  {line}" for line in text.splitlines()))
 

@@ -20,9 +20,9 @@ from urllib.parse import parse_qs
 import boto3
 import urllib3
 
-from lab.settings import ACCOUNT, ARCHITECTURE, REGION, SUITES
+from lab.catalogue import DEBIAN, image, images
+from lab.settings import ACCOUNT, REGION
 
-DEBIAN = "136693071363"
 STRICT = {
     "MOTO_ENABLE_AMI_VALIDATION": "1",
     "MOTO_ENABLE_KEYPAIR_VALIDATION": "1",
@@ -36,37 +36,6 @@ PUBLIC_ACCESS_MISSING = (
 )
 
 Start = Callable[..., Any]
-
-
-def images() -> list[dict[str, Any]]:
-    """The public machine images: Debian's own, and one that only has the same kind of name."""
-    names = [f"debian-{version}-{kind}-20261005-2257" for version in SUITES for kind in ("amd64", "arm64")]
-    found = [image(name, f"ami-0debian{number:010d}") for number, name in enumerate(names)]
-    return [*found, image("debian-13-amd64-20991231-9999", "ami-0lookalike00000000", owner="999988887777")]
-
-
-def image(name: str, identity: str, owner: str = DEBIAN) -> dict[str, Any]:
-    """One machine image as moto reads it."""
-    return {
-        "ami_id": identity,
-        "name": name,
-        "owner_id": owner,
-        "architecture": "arm64" if "-arm64-" in name else "x86_64",
-        "root_device_name": "/dev/xvda",
-        "root_device_type": "ebs",
-        "virtualization_type": "hvm",
-        "hypervisor": "xen",
-        "image_location": f"{owner}/{name}",
-        "public": True,
-        "description": name,
-    }
-
-
-def bootable(name: str) -> str:
-    """The Debian suite of an image that this machine can boot, or an empty text."""
-    match = re.match(rf"debian-({'|'.join(SUITES)})-(\w+)-", name)
-    architecture = {"amd64": "x86_64"}.get(match[2], match[2]) if match else ""
-    return SUITES[match[1]] if match and architecture == ARCHITECTURE else ""
 
 
 @dataclass

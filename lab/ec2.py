@@ -12,7 +12,8 @@ from typing import Any
 
 from lab import instance as machines
 from lab import metadata, network, services
-from lab.aws import Api, bootable, policies
+from lab.aws import Api, policies
+from lab.catalogue import bootable
 from lab.settings import AWS_PORT, METADATA_PORT, Lab
 
 NOTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}
@@ -24,7 +25,7 @@ class Credentials:
     def __init__(self, lab: Lab, api: Api) -> None:
         self.api = api
         self.given: dict[str, tuple[str, float, dict[str, str]]] = {}
-        self.sts = services.client(lab, "sts")
+        self.sts = services.aws.client(lab, "sts")
 
     def mint(self, role: str) -> dict[str, str]:
         """The role's credentials: the same for half an hour, but new ones once its policies changed."""
@@ -39,7 +40,7 @@ class Credentials:
         known = self.given.get(role)
         if not known or known[0] != policy or known[1] < time.monotonic():
             answer = self.sts.assume_role(
-                RoleArn=services.STORE_ROLE, RoleSessionName=role, DurationSeconds=3600, Policy=policy
+                RoleArn=services.s3.STORE_ROLE, RoleSessionName=role, DurationSeconds=3600, Policy=policy
             )["Credentials"]
             fresh = {
                 "AccessKeyId": answer["AccessKeyId"],
@@ -127,7 +128,7 @@ class Hypervisor:
             if instance.public_ip:
                 public[instance.public_ip] = instance.private_ip
                 # The certificate that the owner of a public address could get for it.
-                services.certify(self.lab, instance.public_ip, [instance.public_ip, instance.private_ip])
+                services.certificates.certify(self.lab, instance.public_ip, [instance.public_ip, instance.private_ip])
         if (groups, public) != self.rules:
             network.filter_traffic(self.lab, groups, public)
             self.rules = (groups, public)
@@ -154,9 +155,9 @@ def main() -> None:
     certificate = lab.certificates / "services.pem"
     api = Api(
         lab.state / "aws",
-        services.operator_keys(lab)["id"],
-        services.s3_endpoint(lab),
-        str(services.authority(lab)),
+        services.aws.operator_keys(lab)["id"],
+        services.s3.endpoint(lab),
+        str(services.certificates.authority(lab)),
         lab.subnet,
         lab.public_subnet,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lab.run import process, run, start, stop, wait_for
 from lab.settings import METADATA_PORT, REGION, Lab, LabError
+from lab.template import render
 
 DOMAIN = f"{REGION}.compute.internal"
 
@@ -73,60 +74,8 @@ def filter_traffic(lab: Lab, groups: dict[str, list[str]], public: dict[str, str
 
     `groups` has the accepted traffic of each private address as nft matches; `public` maps public to private addresses.
     """
-    table = f"airstrip_{lab.name}"
-    addresses = ", ".join(f"{outside} : {inside}" for outside, inside in public.items())
-    chains = "".join(
-        f"chain to_{address.replace('.', '_')} {{\n" + "".join(f"{match} accept\n" for match in matches) + "}\n"
-        for address, matches in groups.items()
-    )
-    jumps = ", ".join(f"{address} : jump to_{address.replace('.', '_')}" for address in groups)
-    run(
-        *["nft", "-f", "-"],
-        stdin=f"""
-        table ip {table}
-        delete table ip {table}
-        table ip {table} {{
-          map public {{
-            type ipv4_addr : ipv4_addr
-            {f"elements = {{ {addresses} }}" if addresses else ""}
-          }}
-          chain prerouting {{
-            type nat hook prerouting priority dstnat;
-            iifname {lab.bridge} ip daddr 169.254.169.254 tcp dport 80 dnat to {lab.gateway}:{METADATA_PORT}
-            dnat to ip daddr map @public
-          }}
-          chain output_nat {{
-            type nat hook output priority -100;
-            dnat to ip daddr map @public
-          }}
-          chain postrouting {{
-            type nat hook postrouting priority srcnat;
-            ip saddr {lab.subnet} oifname != {lab.bridge} masquerade
-          }}
-          {chains}
-          chain instances {{
-            ct state established,related accept
-            udp sport 67 udp dport 68 ip saddr {lab.gateway} accept
-            {f"ip daddr vmap {{ {jumps} }}" if jumps else ""}
-            drop
-          }}
-          chain input {{
-            type filter hook input priority filter;
-            # Behind the S3 store's own door its parts ask for no key.
-            iifname {lab.bridge} tcp dport {{ 9333, 9340, 20000-25999 }} drop
-          }}
-          chain forward {{
-            type filter hook forward priority filter;
-            ip daddr {lab.subnet} jump instances
-          }}
-          chain output {{
-            type filter hook output priority filter;
-            ip daddr {lab.gateway} accept
-            ip daddr {lab.subnet} jump instances
-          }}
-        }}
-        """,
-    )
+    rules = render("network.nft.j2", lab=lab, groups=groups, public=public, metadata_port=METADATA_PORT)
+    run("nft", "-f", "-", stdin=rules)
 
 
 def down(lab: Lab) -> None:

@@ -82,7 +82,7 @@ class Server:
     @property
     def instance(self) -> dict:
         """What EC2 says of it."""
-        return services.instance(self.lab, self.stack)
+        return services.aws.instance(self.lab, self.stack)
 
     @property
     def runs(self) -> bool:
@@ -109,7 +109,7 @@ class Server:
     def aws(self, service: str):
         """The account owner's client."""
         if service not in self.clients:
-            self.clients[service] = services.client(self.lab, service)
+            self.clients[service] = services.aws.client(self.lab, service)
         return self.clients[service]
 
     def play(self, playbook: str, *arguments: str, succeeds: bool = True) -> Play:
@@ -125,7 +125,7 @@ class Server:
     def begin(self, playbook: str, *arguments: str) -> subprocess.Popen[str]:
         """Begin to run a playbook, in a process group of its own."""
         command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}", *arguments]
-        environment = {**services.operator_environment(self.lab), "ANSIBLE_NOCOLOR": "1"}
+        environment = {**services.aws.operator_environment(self.lab), "ANSIBLE_NOCOLOR": "1"}
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, process_group=0, **streams)
 
@@ -171,7 +171,7 @@ class Server:
         session = requests.Session()
         # The environment's own bundle would win over `verify`.
         session.trust_env = False
-        session.verify = str(services.authority(self.lab))
+        session.verify = str(services.certificates.authority(self.lab))
         return session
 
     def api(self) -> requests.Session:

@@ -58,7 +58,7 @@ MUTATED = [
             "tests/unit/test_notices.py", "roles/airflow/files/airstrip:."),
     Mutated("roles/airflow/files/airstrip/airstrip/release", f"{UNIT} tests/unit/test_release_engine.py "
             "tests/unit/test_release_lock.py tests/unit/test_release_tree.py", "roles/airflow/files/airstrip:."),
-    Mutated("playbooks/library/tree.py", f"{sys.executable} -m pytest -q -x tests/policy/test_tree.py"),
+    Mutated("roles/base/library/file_tree.py", f"{sys.executable} -m pytest -q -x tests/policy/test_tree.py"),
 ]  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def _fill(lab: Lab) -> None:
         create table if not exists orders (order_id text, country text, ordered_at timestamptz not null, currency text,
           amount text, status text, updated_at timestamptz);
         do $$ begin create role {READER} login; exception when duplicate_object then null; end $$;
-        alter role {READER} password '{services.orders_password(lab)}';
+        alter role {READER} password '{services.shop.orders_password(lab)}';
         grant select on orders to {READER};
         begin;
         delete from orders;
@@ -115,6 +115,6 @@ def table(rows: list[dict[str, str]]) -> str:
 
 def deliver(lab: Lab, bucket: str, *days: date) -> None:
     """Put the receipts of some days onto S3, as the shops do."""
-    s3 = services.client(lab, "s3")
+    s3 = services.aws.client(lab, "s3")
     for day in days:
         s3.put_object(Bucket=bucket, Key=seed.receipts_key(day), Body=seed.receipts(day))

@@ -8,9 +8,17 @@ module: doctor
 short_description: Examine an Airflow host from the inside
 options:
   units:
-    description: Units that should run; C(a.service|b.service) is a pair of which one should.
+    description: Units that should run; a list of two is a pair of which one should.
     type: list
-    elements: str
+    elements: list
+    required: true
+  api:
+    description: Address of the API server on this host.
+    type: str
+    required: true
+  certificate_days:
+    description: How many days the certificate must last.
+    type: int
     required: true
   controller_time:
     description: The controller's clock, in seconds since 1970.
@@ -30,7 +38,9 @@ author: Airstrip
 EXAMPLES = r"""
 - name: Look from the inside
   doctor:
-    units: [nginx.service]
+    units: [nginx.service, [airflow-scheduler@a.service, airflow-scheduler@b.service]]
+    api: http://127.0.0.1:8080
+    certificate_days: 21
     administrator: admin
     database: airflow
     controller_time: "{{ now(utc=true).timestamp() }}"
@@ -70,12 +80,6 @@ CHECKS = (
 # Whoever restarts these ends sessions.
 AT_A_REBOOT = ("dbus", "getty@", "serial-getty@", "systemd-", "user@")
 PROGRAMS = "/opt/airflow/airstrip/airstrip"
-API = "http://127.0.0.1:8080/api/v2"
-
-
-def get(path: str) -> dict:
-    with urllib.request.urlopen(API + path, timeout=10) as answer:
-        return json.load(answer)
 
 
 class Doctor:
@@ -85,12 +89,16 @@ class Doctor:
         self.module = module
         self.administrator, self.database_name = module.params["administrator"], module.params["database"]
 
-    def output(self, *command: str) -> str:
+    def version(self) -> str:
+        with urllib.request.urlopen(f"{self.module.params['api']}/api/v2/version", timeout=10) as answer:
+            return json.load(answer)["version"]
+
+    def output(self, *command: str, codes: tuple[int, ...] = (0,)) -> str:
         try:
             code, out, err = self.module.run_command(list(command), handle_exceptions=False)
         except OSError as error:
             raise Sick(f"{command[0]}: {error.strerror}", "run playbooks/site.yml") from None
-        if code:
+        if code not in codes:
             said = (err or out).strip().splitlines()[-1:] or ["nothing"]
             raise Sick(
                 f"{command[0]} said: {said[0]}", "sudo systemctl status airflow.target postgresql; run it by hand"
@@ -99,8 +107,7 @@ class Doctor:
 
     def units(self) -> str:
         dead = []
-        for pair in self.module.params["units"]:
-            units = pair.split("|")
+        for units in self.module.params["units"]:
             states = self.module.run_command(["systemctl", "is-active", *units])[1].split()
             if "active" not in states:
                 dead.append(units[0])
@@ -112,10 +119,7 @@ class Doctor:
         return f"all {len(self.module.params['units'])} run"
 
     def health(self) -> str:
-        # The answer's status is 200 even when a component is sick.
-        answer = get("/monitor/health")
-        sick = [name for name, state in answer.items() if state and state.get("status") != "healthy"]
-        if sick:
+        if sick := json.loads(self.output("airstrip", "health", codes=(0, 1)))["sick"]:
             raise Sick(f"no heartbeat from {', '.join(sick)}", "sudo systemctl restart airflow.target")
         return "every component has a fresh heartbeat"
 
@@ -156,7 +160,7 @@ class Doctor:
         path = re.search(r"ssl_certificate (\S+);", Path("/etc/nginx/snippets/airflow-tls.conf").read_text())[1]
         end = self.output("openssl", "x509", "-noout", "-enddate", "-in", path).partition("=")[2]
         days = (calendar.timegm(time.strptime(end, "%b %d %H:%M:%S %Y %Z")) - time.time()) / 86400
-        if days < 21:
+        if days < self.module.params["certificate_days"]:
             raise Sick(
                 f"{path} ends in {days:.0f} days",
                 "sudo certbot renew, or supply a new one and run site.yml --tags nginx",
@@ -164,7 +168,7 @@ class Doctor:
         return f"good for {days:.0f} days"
 
     def versions(self) -> str:
-        running = get("/version")["version"]
+        running = self.version()
         (installed,) = Path("/opt/airflow/venv/lib").glob("python3*/site-packages/apache_airflow-*.dist-info")
         wanted = installed.stem.partition("-")[2]
         if running != wanted:
@@ -199,7 +203,9 @@ class Doctor:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "units": {"type": "list", "elements": "str", "required": True},
+            "units": {"type": "list", "elements": "list", "required": True},
+            "api": {"type": "str", "required": True},
+            "certificate_days": {"type": "int", "required": True},
             "controller_time": {"type": "float", "required": True},
             "administrator": {"type": "str", "required": True},
             "database": {"type": "str", "required": True},

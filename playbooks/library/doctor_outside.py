@@ -22,6 +22,11 @@ options:
   certificate:
     description: The host's own certificate as PEM text, where nobody else signed it; fetched over SSH.
     type: str
+  closed_ports:
+    description: Ports that must not answer from outside.
+    type: list
+    elements: int
+    required: true
   username:
     description: The administrator.
     type: str
@@ -38,6 +43,7 @@ EXAMPLES = r"""
   doctor_outside:
     address: 192.0.2.10
     server_name: airflow.example.com
+    closed_ports: [5432, 6379]
     username: admin
     password: "{{ password }}"
   delegate_to: localhost
@@ -60,8 +66,6 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.findings import Sick, examine
 
 CLOSED_PATHS = ("/execution/health", "/docs", "/redoc", "/openapi.json", "/auth/docs", "/auth/openapi.json")
-# PostgreSQL, Redis, Airflow's own server, its log servers and its scheduler's health port.
-CLOSED_PORTS = (5432, 6379, 8080, 8793, 8794, 8974)
 
 
 class Doctor:
@@ -70,6 +74,7 @@ class Doctor:
     def __init__(self, parameters: dict) -> None:
         self.address, self.name = parameters["address"], parameters["server_name"]
         self.credentials = {"username": parameters["username"], "password": parameters["password"]}
+        self.ports = parameters["closed_ports"]
         self.context = ssl.create_default_context()
         for pem in parameters["authorities"] or []:
             self.context.load_verify_locations(cadata=pem)
@@ -127,14 +132,14 @@ class Doctor:
 
     def closed_ports(self) -> str:
         # A packet that is dropped answers nothing: each wait takes its two seconds, all at once.
-        with ThreadPoolExecutor(len(CLOSED_PORTS)) as pool:
-            answers = dict(zip(CLOSED_PORTS, pool.map(self.answers, CLOSED_PORTS), strict=True))
+        with ThreadPoolExecutor(len(self.ports)) as pool:
+            answers = dict(zip(self.ports, pool.map(self.answers, self.ports), strict=True))
         found = [str(port) for port, answer in answers.items() if answer]
         if found:
             raise Sick(
                 f"open to everybody: {', '.join(found)}", f"ss -lntp on the host, and close them: {found[0]} first"
             )
-        return f"{', '.join(map(str, CLOSED_PORTS))} do not answer"
+        return f"{', '.join(map(str, self.ports))} do not answer"
 
 
 def main() -> None:
@@ -144,6 +149,7 @@ def main() -> None:
             "server_name": {"type": "str", "required": True},
             "authorities": {"type": "list", "elements": "str"},
             "certificate": {"type": "str"},
+            "closed_ports": {"type": "list", "elements": "int", "required": True},
             "username": {"type": "str", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
         },

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from lab.aws import Api
-from lab.services import ambient
+from lab.services.aws import ambient
 from tests.server import ROOT, Play
 
 BUCKET = "quick-test-bucket"

@@ -28,7 +28,17 @@ from tests.server import ROOT, Play, Server, wait_until
 KEEP_LAB = bool(os.environ.get("KEEP_LAB"))
 GROUPS = sorted({path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")})
 # What a deployed host is made from, beside Debian's image.
-SOURCES = ("roles", "playbooks", "inventory", "dags", "etl", "ansible.cfg", "requirements.txt", "lab/inventory.py")
+SOURCES = (
+    "roles",
+    "playbooks",
+    "inventory",
+    "dags",
+    "etl",
+    "ansible.cfg",
+    "requirements.txt",
+    "lab/inventory.py",
+    "lab/templates/inventory.yml.j2",
+)
 
 
 class Place:

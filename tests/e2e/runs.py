@@ -86,7 +86,7 @@ def read(path: Path) -> EmailMessage:
 
 def mails(server, words: str) -> list[EmailMessage]:
     """Return the mails that came and have some words in their text, oldest first."""
-    paths = sorted(services.mails(server.lab).glob("*"), key=lambda path: path.stat().st_mtime)
+    paths = sorted(services.mail.folder(server.lab).glob("*"), key=lambda path: path.stat().st_mtime)
     return [mail for mail in map(read, paths) if words in mail.get_body(("plain", "html")).get_content()]
 
 

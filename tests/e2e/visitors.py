@@ -25,8 +25,8 @@ def as_user(server, user: str, program: str) -> str:
 def with_role(server, program: str) -> str:
     """What Airflow's Python prints on the host, told of the lab's addresses and holding the instance's role alone."""
     endpoints = {
-        "AWS_ENDPOINT_URL": services.aws_endpoint(server.lab),
-        "AWS_ENDPOINT_URL_S3": services.s3_endpoint(server.lab),
+        "AWS_ENDPOINT_URL": services.aws.endpoint(server.lab),
+        "AWS_ENDPOINT_URL_S3": services.s3.endpoint(server.lab),
         "AWS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",
         "AWS_DEFAULT_REGION": "eu-central-1",
     }
@@ -36,7 +36,7 @@ def with_role(server, program: str) -> str:
 
 def connect(server, *protocols: str) -> ssl.SSLSocket:
     """A TLS connection for bytes of one's own."""
-    context = ssl.create_default_context(cafile=str(services.authority(server.lab)))
+    context = ssl.create_default_context(cafile=str(services.certificates.authority(server.lab)))
     context.set_alpn_protocols(list(protocols) or ["http/1.1"])
     return context.wrap_socket(socket.create_connection((server.address, 443)), server_hostname=server.address)
 

@@ -15,7 +15,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 ROOT = Path(__file__).parents[2]
-UNITS = ["airflow-triggerer.service", "nginx.service"]
+UNITS = [["airflow-triggerer.service"], ["nginx.service"]]
 CERTIFICATE = "ssl_certificate /etc/nginx/tls/certificate.pem;"
 
 
@@ -33,9 +33,10 @@ def load(name: str) -> ModuleType:
 
 
 inside, outside = load("doctor"), load("doctor_outside")
-HEALTHY = {name: {"status": "healthy"} for name in ("metadatabase", "scheduler", "triggerer")}
+SICK = json.dumps({"sick": ["triggerer"]})
 WELL = {
     "systemctl": (0, "active\n"),
+    "airstrip": (0, json.dumps({"sick": []})),
     "airflow-run": (0, json.dumps({"migration_needed": False})),
     "runuser": (0, ""),
     "openssl": (0, "notAfter=Jan  1 00:00:00 2040 GMT"),
@@ -50,11 +51,11 @@ class Host:
 
     def __init__(self, monkeypatch) -> None:
         self.commands = dict(WELL)
-        self.api = {"/monitor/health": HEALTHY, "/version": {"version": "3.3.2"}}
+        self.version = "3.3.2"
         self.usage = Usage(100 * 2**30, 2**30, 99 * 2**30)
         self.files = {"/etc/nginx/snippets/airflow-tls.conf": CERTIFICATE}
         self.clock = time.time()
-        monkeypatch.setattr(inside, "get", lambda path: self.api[path])
+        monkeypatch.setattr(inside.Doctor, "version", lambda doctor: self.version)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: self.usage)
         monkeypatch.setattr(inside, "Path", self.path)
 
@@ -71,7 +72,8 @@ class Host:
         return code, said, ""
 
     def findings(self) -> dict[str, dict]:
-        params = {"units": UNITS, "controller_time": self.clock, "administrator": "admin", "database": "airflow"}
+        params = {"units": UNITS, "controller_time": self.clock, "administrator": "admin", "database": "airflow",
+                  "certificate_days": 21}  # fmt: skip
         doctor = inside.Doctor(SimpleNamespace(params=params, run_command=self.run_command))
         return {each["name"]: each for each in inside.examine({name: getattr(doctor, name) for name in inside.CHECKS})}
 
@@ -91,13 +93,13 @@ def wrong(name: str, value):
 
 WRONG = {
     "units": (wrong("commands", {"systemctl": (3, "failed\n")}), "sudo systemctl start airflow-triggerer"),
-    "health": (wrong("api", {"/monitor/health": {**HEALTHY, "triggerer": {"status": "unhealthy"}}}), "triggerer"),
+    "health": (wrong("commands", {"airstrip": (1, SICK)}), "no heartbeat from triggerer"),
     "database": (wrong("commands", {"airflow-run": (0, '{"migration_needed": true}')}), "airflow db migrate"),
     "dags": (wrong("commands", {"runuser": (0, "a_dag.py: NameError")}), "a_dag.py: NameError"),
     "disk": (wrong("usage", Usage(100, 95, 5)), "nearly full: / 95 %"),
     "clock": (wrong("clock", 1.0), "chrony"),
     "certificate": (wrong("commands", {"openssl": (0, "notAfter=Jan  1 00:00:00 2020 GMT")}), "certbot renew"),
-    "versions": (wrong("api", {"/version": {"version": "3.2.0"}}), "Airflow 3.2.0 runs but 3.3.2 is installed"),
+    "versions": (wrong("version", "3.2.0"), "Airflow 3.2.0 runs but 3.3.2 is installed"),
     "secrets": (wrong("commands", {"find": (0, "/etc/airflow/secrets/jwt_secret")}), "readable by others"),
     "libraries": (wrong("commands", {"needrestart": (0, "NEEDRESTART-SVC: nginx.service")}), "systemctl restart nginx"),
     "reboot": (wrong("files", {"/run/reboot-required": ""}), "playbooks/reboot.yml"),
@@ -115,9 +117,9 @@ def test_each_check_fails_alone_and_names_the_fix(host, check):
 
 def test_what_cannot_be_looked_at_is_a_finding_and_stops_no_other(host):
     host.commands |= {"airflow-run": (1, "could not connect to server"), "runuser": (2, "could not connect to server")}
-    host.api.clear()
+    host.commands["airstrip"] = (2, "")
     findings = host.findings()
-    assert {name for name, each in findings.items() if not each["ok"]} == {"health", "database", "dags", "versions"}
+    assert {name for name, each in findings.items() if not each["ok"]} == {"health", "database", "dags"}
     assert "could not connect to server" in findings["database"]["line"]
 
 
@@ -142,7 +144,9 @@ class Door:
         self.statuses: dict[str, int] = {"/auth/token": 201}
         self.open: set[int] = set()
         given = {"address": "192.0.2.1", "server_name": "airflow.example.com", "username": "admin", "password": "p"}
-        self.doctor = outside.Doctor({**given, "authorities": None, "certificate": None, **parameters})
+        self.doctor = outside.Doctor(
+            {**given, "authorities": None, "certificate": None, "closed_ports": [5432], **parameters}
+        )
         monkeypatch.setattr(self.doctor, "request", lambda method, path, body=None: self.answer(path))
         monkeypatch.setattr(self.doctor, "answers", lambda port: port in self.open)
 

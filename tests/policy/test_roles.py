@@ -66,6 +66,23 @@ def test_templates_say_that_they_are_managed(template):
         assert "ansible_managed" in template.read_text()
 
 
+def test_there_is_one_table_of_components():
+    """What must repeat it says the same: the choices of a variable, its default, the unit files, the inventory."""
+    table = json.loads((ROOT / "roles/airflow/files/airstrip/airstrip/components.json").read_text())
+    for role, name in (("airflow", "airflow_components"), ("release", "release_components")):
+        specs = load(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"]["main"]["options"][name]
+        assert load(ROOT / "roles" / role / "defaults/main.yml")[name] == specs["choices"] == list(table)
+    groups = load(ROOT / "inventory/production/groups.yml")["airflow"]["children"]
+    assert {row["group"] for row in table.values()} == set(groups) - {"airflow_workers"}
+    units = ROOT / "roles/airflow/templates/etc/systemd/system"
+    for row in table.values():
+        for unit in (*row["units"], *row.get("beside", [])):
+            assert (units / f"{re.sub('@[ab]', '@', unit)}.j2").exists(), unit
+    written = [path for path in tracked() if path.suffix in {".yml", ".j2", ".py"} and "tests" not in path.parts]
+    port = re.compile(r"(?<![\d.])8080(?!\d)")
+    assert [str(path) for path in written if port.search(path.read_text()) and path.name != "doctor.py"] == []
+
+
 def test_nothing_swallows_errors():
     for path in [*(ROOT / "roles").rglob("*.yml"), *(ROOT / "playbooks").rglob("*.yml")]:
         assert "ignore_errors" not in path.read_text(), path

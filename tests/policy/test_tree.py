@@ -55,7 +55,7 @@ def src(tmp_path) -> str:
 
 def test_writes_once_and_then_changes_nothing(tmp_path, src):
     dest = tmp_path / "host"
-    tree = {"tree": {"src": src, "dest": str(dest), "files": {f"{dest}/etc/two.conf": {"mode": "0600"}}}}
+    tree = {"file_tree": {"src": src, "dest": str(dest), "files": {f"{dest}/etc/two.conf": {"mode": "0600"}}}}
     first, again = run(tmp_path, tree, tree)
     assert first["changed"] and len(first["paths"]) == 2 and not again["changed"]
     assert (dest / "etc/one.conf").read_text() == "hello one\n"
@@ -76,7 +76,7 @@ def repaired(tmp_path_factory) -> dict[str, tuple[str, list[str], bool]]:
     """The path of each drift, what the next run repaired, and whether one more changed anything."""
     folder = tmp_path_factory.mktemp("drift")
     dest = folder / "host"
-    tree = {"tree": {"src": templates(folder), "dest": str(dest), "links": {f"{dest}/current": "etc"}}}
+    tree = {"file_tree": {"src": templates(folder), "dest": str(dest), "links": {f"{dest}/current": "etc"}}}
     drifts = [(shell(command.format(dest / path)), tree, tree) for command, path in DRIFTS.values()]
     results = run(folder, tree, *itertools.chain.from_iterable(drifts))
     rounds = zip(DRIFTS.items(), results[2::3], results[3::3], strict=True)
@@ -91,7 +91,7 @@ def test_finds_and_repairs_drift(repaired, drift):
 
 def test_check_mode_tells_and_writes_nothing(tmp_path, src):
     dest = tmp_path / "host"
-    (result,) = run(tmp_path, {"tree": {"src": src, "dest": str(dest)}}, flags=("--check", "--diff"))
+    (result,) = run(tmp_path, {"file_tree": {"src": src, "dest": str(dest)}}, flags=("--check", "--diff"))
     assert result["changed"] and "hello one" in result["diff"][0]["after"]
     assert not dest.exists()
 
@@ -104,7 +104,7 @@ def test_what_is_refused_changes_nothing(tmp_path, src):
     checked = {**tree, "verify": [["grep", "-q", "goodbye", str(dest / "etc/one.conf")]]}
     refused = {**tree, "files": {f"{dest}/etc/two.conf": {"validate": ["grep", "-q", "three", "%s"]}}}
     unknown = {**tree, "files": {"/etc/typo.conf": {"mode": "0600"}}}
-    put_back, invalid, typo = run(tmp_path, {"tree": checked}, {"tree": refused}, {"tree": unknown})
+    put_back, invalid, typo = run(tmp_path, {"file_tree": checked}, {"file_tree": refused}, {"file_tree": unknown})
     assert put_back["failed"] and "put back" in put_back["msg"]
     assert invalid["failed"] and "two.conf" in invalid["msg"]
     assert typo["failed"] and "/etc/typo.conf" in typo["msg"]
@@ -114,7 +114,7 @@ def test_what_is_refused_changes_nothing(tmp_path, src):
 def test_what_was_not_applied_stays_a_change_until_it_is(tmp_path, src):
     """A run that is cut off between a file and its reload is made good by the next."""
     dest, until = tmp_path / "host", tmp_path / "pending" / "nginx"
-    tree = {"tree": {"src": src, "dest": str(dest), "until": str(until)}}
+    tree = {"file_tree": {"src": src, "dest": str(dest), "until": str(until)}}
     edit, handler = shell(f"echo edited > {dest}/etc/one.conf"), shell(f"rm {until}")
     first, look, _, again, _, applied = run(tmp_path, tree, {**tree, "check_mode": True}, edit, tree, handler, tree)
     assert len(first["paths"]) == 2 and first["paths"] == look["paths"] == again["paths"]
@@ -124,7 +124,7 @@ def test_what_was_not_applied_stays_a_change_until_it_is(tmp_path, src):
 def test_what_a_checker_refused_is_not_for_any_handler(tmp_path, src):
     dest, until = tmp_path / "host", tmp_path / "pending" / "nginx"
     tree = {"src": src, "dest": str(dest), "until": str(until)}
-    good, bad = {"tree": {**tree, "verify": [["true"]]}}, {"tree": {**tree, "verify": [["false"]]}}
+    good, bad = {"file_tree": {**tree, "verify": [["true"]]}}, {"file_tree": {**tree, "verify": [["false"]]}}
     look = shell(f"cat {until} || true")
     results = run(tmp_path, bad, look, good, look, shell(f"echo edited > {dest}/etc/one.conf"), bad, look)
     refused, nothing, written, pending, _, refused_again, left = results

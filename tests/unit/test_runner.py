@@ -15,13 +15,14 @@ import uuid
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from airflow.models.callback import CallbackKey
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.net import get_hostname
 from airflow.utils.state import TaskInstanceState
 
-from airstrip import executor, runner, warm
+from airstrip import executor, lost, runner, warm
 
 NOBODY = 65534
 
@@ -162,6 +163,14 @@ def in_a_child(action):
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+def lives(process: int) -> bool:
+    """Whether a process still does anything; who inherits one that ended may not have noted it yet."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_nothing_of_a_task_is_left(tmp_path):
     note = tmp_path / "daemon"
 
@@ -173,8 +182,7 @@ def test_nothing_of_a_task_is_left(tmp_path):
         return 0
 
     assert in_a_child(leave_a_daemon) == 0
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(note.read_text()), 0)
+    assert not lives(int(note.read_text()))
 
 
 def test_a_task_writes_to_its_own_places_alone(tmp_path, monkeypatch):
@@ -221,7 +229,7 @@ def instance(state, host=None, **values):
 @pytest.fixture
 def subject(monkeypatch):
     monkeypatch.setattr(executor, "SOCKETS", Path("/nonexistent"))
-    monkeypatch.setattr(executor, "log_filename_template_renderer", lambda: lambda ti: "nowhere/attempt=1.log")
+    monkeypatch.setattr(lost, "log_filename_template_renderer", lambda: lambda ti: "nowhere/attempt=1.log")
     subject = executor.RunnerExecutor(parallelism=2)
     subject._runners, subject._keys, subject._rerun, subject._looked, subject._sent = {}, {}, True, 0, False
     return subject
@@ -256,7 +264,7 @@ def test_where_the_setting_says_so_what_is_lost_fails(subject):
     gone = instance(TaskInstanceState.RUNNING)
     subject._runners[Path("a")], subject._rerun = Recorder(), False
     assert subject.try_adopt_task_instances([gone]) == []
-    assert subject.event_buffer == {gone.key: (TaskInstanceState.FAILED, executor.LOST)}
+    assert subject.event_buffer == {gone.key: (TaskInstanceState.FAILED, lost.LOST)}
 
 
 def workload(name):

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from etl import x_api
-from lab.x_api.api import REFUSALS, Fault, Refused
+from lab.x_api.api import Fault
+from lab.x_api.refusals import REFUSALS, Refused
 from tests.unit.conftest import KEYS, NOW
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -88,7 +89,7 @@ def test_a_refused_parameter_is_named(x, client):
 
 
 def test_errors_of_any_shape_are_a_refusal(x, client, monkeypatch):
-    monkeypatch.setitem(REFUSALS, "odd", lambda api: Refused(400, {"errors": ["bad", {"parameters": None}]}))
+    monkeypatch.setitem(REFUSALS, "odd", lambda: Refused(400, {"errors": ["bad", {"parameters": None}]}))
     x.faults = [Fault("odd", [1])]
     with pytest.raises(x_api.XApiError, match="400"):
         ask(client)

@@ -29,7 +29,7 @@ AGAIN = (
 @pytest.fixture(scope="module")
 def machine(lab, place) -> Server:
     """A Debian 12 machine with nothing on it, with BigQuery as its warehouse and secrets in Parameter Store."""
-    services.bigquery(lab)
+    services.bigquery.up(lab)
     settings = {"aws_debian_release": "12", "airflow_secrets_backend": "parameter-store"}
     machine = place.server("debian12", warehouse="bigquery", **settings)
     machine.play("provision.yml")
@@ -60,7 +60,7 @@ def pebble(lab, machine):
     start(folder / "resolver.pid", resolver)
     authority = ["pebble", "-config", str(folder / "pebble.json"), "-dnsserver", f"{lab.gateway}:8053"]
     start(folder / "pebble.pid", authority, {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"})
-    wait_for("pebble", lambda: services.listens(lab, 14000), 20, folder / "pebble.log")
+    wait_for("pebble", lambda: services.server.listens(lab, 14000), 20, folder / "pebble.log")
     yield f"https://{lab.gateway}:14000/dir"
     for name in ("pebble", "resolver"):
         stop(folder / f"{name}.pid")
@@ -126,7 +126,7 @@ def test_units_are_sandboxed_and_the_dag_reads_its_token_from_parameter_store(se
 
 def bigquery(server, query: str) -> list[list[str]]:
     """Ask the emulator, past Airflow."""
-    url = f"{services.bigquery_endpoint(server.lab)}/bigquery/v2/projects/{services.BIGQUERY_PROJECT}/queries"
+    url = f"{services.bigquery.endpoint(server.lab)}/bigquery/v2/projects/{services.bigquery.PROJECT}/queries"
     answer = server.session().post(url, json={"query": query, "useLegacySql": False})
     assert answer.status_code == 200, answer.text
     return [[cell["v"] for cell in row["f"]] for row in answer.json().get("rows", [])]

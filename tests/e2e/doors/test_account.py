@@ -41,7 +41,7 @@ for name, call in calls.items():
 
 @pytest.mark.door(16)
 def test_the_role_reaches_its_prefix_and_nothing_else(server):
-    program = REACH.replace("BUCKET", BUCKET).replace("STORE", services.s3_endpoint(server.lab))
+    program = REACH.replace("BUCKET", BUCKET).replace("STORE", services.s3.endpoint(server.lab))
     server.aws("s3").create_bucket(
         Bucket="airstrip-other", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
     )
@@ -59,7 +59,7 @@ def test_the_role_reaches_its_prefix_and_nothing_else(server):
 
 @pytest.mark.door(17)
 def test_a_stranger_reads_nothing_from_the_bucket(server):
-    store, web = services.s3_endpoint(server.lab), server.session()
+    store, web = services.s3.endpoint(server.lab), server.session()
     server.aws("s3").put_object(Bucket=BUCKET, Key="curated/test", Body=b"x")
     for path in (f"{BUCKET}/curated/test", f"{BUCKET}?list-type=2", ""):
         assert web.get(f"{store}/{path}").status_code == 403, path

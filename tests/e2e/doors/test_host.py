@@ -161,7 +161,7 @@ def test_no_secret_is_where_others_look(server):
     passwords = {"database_password", "warehouse_password", "admin_password"}
     assert set(values) >= {"fernet_key", "jwt_secret", "api_secret_key", *passwords}
     # Those of the tasks' connections are in the environment of the units that may use them, and of no other process.
-    tasks = {"x_api": services.x_bearer_token(server.lab), "warehouse": values.pop("warehouse_password")}
+    tasks = {"x_api": services.x_api.bearer_token(server.lab), "warehouse": values.pop("warehouse_password")}
     allowed = {"airflow-tasks", "airflow-dag-processor", "airflow-triggerer"}
     # Through standard input: a command line could be seen too.
     found = json.loads(server.run("python3 -", stdin=SEARCH % json.dumps({**values, **tasks})))
@@ -191,8 +191,8 @@ def test_ansible_says_no_secret(server):
     assert said.changed > 0 and "+parallelism = 3" in said.output
     names = server.run("cd /etc/airflow/secrets && ls").split()
     values = {name: server.run(f"cat /etc/airflow/secrets/{name}").strip() for name in names if "." not in name}
-    values["x_api"] = services.x_bearer_token(server.lab)
-    values["orders"] = services.orders_password(server.lab)
+    values["x_api"] = services.x_api.bearer_token(server.lab)
+    values["orders"] = services.shop.orders_password(server.lab)
     assert [name for name, value in values.items() if value in said.output] == []
 
 

@@ -134,8 +134,8 @@ def test_operators_type_what_they_know(server):
 def test_ansible_said_no_secret(server):
     names = server.run("cd /etc/airflow/secrets && ls").split()
     values = {name: server.run(f"cat /etc/airflow/secrets/{name}").strip() for name in names if "." not in name}
-    values["x_api"] = services.x_bearer_token(server.lab)
-    values["orders"] = services.orders_password(server.lab)
+    values["x_api"] = services.x_api.bearer_token(server.lab)
+    values["orders"] = services.shop.orders_password(server.lab)
     logs = (server.artefacts / f"{server.stack}.log").read_text()
     assert [name for name, value in values.items() if value in logs] == []
 

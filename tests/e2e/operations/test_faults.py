@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from lab import services
-from tests.server import ROOT, wait_until
+from tests.server import ROOT, Play, wait_until
 
 UNITS = "/etc/systemd/system"
 SSHD = "/etc/ssh/sshd_config.d/10-airstrip.conf"
@@ -221,7 +221,7 @@ def test_the_doctor_finds_each_fault(server, open_security_group):
 def test_the_doctor_notices_a_wrong_clock(server):
     asked = {"units": [], "controller_time": time.time() - 3600, "administrator": "admin", "database": "airflow"}
     command = ["ansible", "airflow", "-i", str(server.inventory), "--become", "-m", "doctor", "-a", json.dumps(asked)]
-    environment = services.operator_environment(server.lab)
+    environment = services.aws.operator_environment(server.lab)
     said = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=True).stdout
     # YAML writes the apostrophe twice.
     said = " ".join(said.split()).replace("''", "'")
@@ -347,25 +347,26 @@ def test_nothing_starts_on_a_database_of_another_version(server):
     wait_until(lambda: server.run(state).split() == ["active", "running"], 30, lambda: server.run(state))
 
 
+# What an inventory sets wrongly, and what names the fix.
 BAD_INPUT = {
-    "a bad type": (["-e", '{"airflow_parallelism": "many"}'], "airflow_parallelism"),
-    "an unknown component": (["-e", '{"airflow_components": ["webserver"]}'], "airflow_components"),
-    "a name that no environment takes": (["-e", '{"airflow_variables": {"a-b": "c"}}'], "letters, digits"),
-    "a password for SSH": (["-e", "ansible_password=x"], "ssh-copy-id"),
-    "a weak secret": (["-e", "airflow_admin_password=short"], "airflow_admin_password to at least 12"),
-    "keys that are none": (["-e", '{"base_ssh_keys": ["a"]}'], "nobody could log in any more"),
-    "a malformed key": (["-e", "airflow_fernet_key=abc"], "airflow_fernet_key"),
-    "a missing certificate": (["-e", "nginx_certificate_file=/nowhere.pem"], "nginx_certificate_file (/nowhere.pem)"),
-    "an unknown certificate source": (["-e", "nginx_certificate=magic"], "self-signed, supplied, acme"),
-    "ACME without a domain": (["-e", "nginx_certificate=acme"], "nginx_acme_email"),
-    "nothing to ship": (["-e", "release_source=/nowhere"], "release_source"),
-    "a connection without a type": (["-e", '{"airflow_connections": {"x": {}}}'], "conn_type"),
-    "an authority that is none": (["-e", '{"base_certificate_authorities": ["x"]}'], "base_certificate_authorities"),
-    "a task that gives up at once": (["-e", "airflow_task_max_failed_heartbeats=3"], "make that at least 180"),
-    "a secret for all to read": (["-e", '{"airflow_configuration": {"smtp": {"smtp_password": "x"}}}'], "smtp_default"),
-    "an old Airflow": (["-e", f"airflow_requirements_file={ROOT}/tests/e2e/old-requirements.txt"], "make lock"),
-    "no such host": (["-e", "ansible_host=127.0.0.9", "--ssh-common-args=-o ConnectTimeout=2"], "ansible_host"),
-    "a user without sudo": (["-e", "ansible_user=guest"], "sudo"),
+    "a-bad-type": ({"airflow_parallelism": "many"}, "airflow_parallelism"),
+    "an-unknown-component": ({"airflow_components": ["webserver"]}, "airflow_components"),
+    "a-name-that-no-environment-takes": ({"airflow_variables": {"a-b": "c"}}, "letters, digits"),
+    "a-password-for-SSH": ({"ansible_password": "x"}, "ssh-copy-id"),
+    "a-weak-secret": ({"airflow_admin_password": "short"}, "airflow_admin_password to at least 12"),
+    "keys-that-are-none": ({"base_ssh_keys": ["a"]}, "nobody could log in any more"),
+    "a-malformed-key": ({"airflow_fernet_key": "abc"}, "airflow_fernet_key"),
+    "a-missing-certificate": ({"nginx_certificate_file": "/nowhere.pem"}, "nginx_certificate_file (/nowhere.pem)"),
+    "an-unknown-certificate-source": ({"nginx_certificate": "magic"}, "self-signed, supplied, acme"),
+    "ACME-without-a-domain": ({"nginx_certificate": "acme"}, "nginx_acme_email"),
+    "nothing-to-ship": ({"release_source": "/nowhere"}, "release_source"),
+    "a-connection-without-a-type": ({"airflow_connections": {"x": {}}}, "conn_type"),
+    "an-authority-that-is-none": ({"base_certificate_authorities": ["x"]}, "base_certificate_authorities"),
+    "a-task-that-gives-up-at-once": ({"airflow_task_max_failed_heartbeats": 3}, "make that at least 180"),
+    "a-secret-for-all-to-read": ({"airflow_configuration": {"smtp": {"smtp_password": "x"}}}, "smtp_default"),
+    "an-old-Airflow": ({"airflow_requirements_file": f"{ROOT}/tests/e2e/old-requirements.txt"}, "make lock"),
+    "no-such-host": ({"ansible_host": "127.0.0.9", "ansible_ssh_timeout": 2}, "ansible_host"),
+    "a-user-without-sudo": ({"ansible_user": "guest"}, "sudo"),
 }
 
 
@@ -377,12 +378,21 @@ def guest(server):
     server.run("userdel -rf guest", check=False)
 
 
-@pytest.mark.usefixtures("guest")
-@pytest.mark.parametrize(("arguments", "words"), BAD_INPUT.values(), ids=BAD_INPUT)
-def test_wrong_input_stops_before_the_first_change_and_names_the_fix(server, arguments, words):
-    play = server.play("site.yml", *arguments, succeeds=False)
-    assert words in play.words, play.output[-3000:]
-    assert play.changed == 0
+@pytest.fixture(scope="module")
+def refused(server, guest, tmp_path_factory) -> Play:
+    """What site.yml says to bad input, in one run: each is a host, and all are this machine."""
+    alias = f"-o StrictHostKeyChecking=accept-new -o HostKeyAlias={server.instance['InstanceId']}"
+    known = {"ansible_host": server.address, "ansible_user": "admin", "ansible_ssh_common_args": alias}
+    hosts = {name: known | variables for name, (variables, _) in BAD_INPUT.items()}
+    inventory = tmp_path_factory.mktemp("refused") / "hosts.yml"
+    inventory.write_text(json.dumps({"refused": {"hosts": hosts}, "airstrip": {"children": {"refused": {}}}}))
+    return server.play("site.yml", "-i", str(inventory), "--limit", "refused:localhost", succeeds=False)
+
+
+@pytest.mark.parametrize(("host", "words"), [(host, words) for host, (_, words) in BAD_INPUT.items()], ids=BAD_INPUT)
+def test_wrong_input_stops_before_the_first_change_and_names_the_fix(refused, host, words):
+    assert words in refused.refusals[host], refused.output[-6000:]
+    assert refused.changed == 0
 
 
 def test_another_system_is_refused(server):

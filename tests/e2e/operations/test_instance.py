@@ -44,8 +44,8 @@ def test_the_command_collects_onto_s3_with_the_instances_role(server):
     day, person = date.today() - timedelta(days=3), lab_people()[0]
     words = ["etl.twitter_etl", person.username, "--day", str(day), "--to", f"s3://{BUCKET}"]
     environment = {
-        "X_BEARER_TOKEN": services.x_bearer_token(server.lab),
-        "X_API_URL": services.x_api_endpoint(server.lab),
+        "X_BEARER_TOKEN": services.x_api.bearer_token(server.lab),
+        "X_API_URL": services.x_api.endpoint(server.lab),
         "REQUESTS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",
     }
     said = with_role(
@@ -68,7 +68,7 @@ def test_the_shipped_inventory_reads_its_token_from_an_encrypted_vault(server, t
     key.write_text(secrets.token_hex(20))
 
     def run(*command: str | Path) -> subprocess.CompletedProcess:
-        environment = services.operator_environment(server.lab)
+        environment = services.aws.operator_environment(server.lab)
         return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
 
     unlock = ["--vault-password-file", key]

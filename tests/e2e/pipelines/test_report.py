@@ -54,7 +54,7 @@ def failed(server, api, run: str) -> dict[str, int]:
 
 def fault(server, kind: str | None) -> None:
     """Make the API of exchange rates fail, or not."""
-    answer = server.session().post(f"{services.rates_endpoint(server.lab)}/control", json={"fault": kind})
+    answer = server.session().post(f"{services.shop.rates_endpoint(server.lab)}/control", json={"fault": kind})
     assert answer.status_code == 200
 
 
@@ -194,7 +194,7 @@ def test_every_neighbour_may_fail_and_the_task_is_tried_again(server, api):
     fault(server, "down")
     database.psql(lab, f"alter role {database.READER} nologin")
     server.sql("alter role warehouse nologin")
-    stop(services.smtp_pid_file(lab))
+    stop(services.mail.pid_file(lab))
     try:
         run = start(server, api, DAG, day)
         wait_for_task(server, api, DAG, run, "fetch_rates", "up_for_retry")
@@ -215,7 +215,7 @@ def test_every_neighbour_may_fail_and_the_task_is_tried_again(server, api):
         clear(server, api, DAG, run, task_ids=["load.create"])
         wait_for_task(server, api, DAG, run, "send_mail", "up_for_retry")
         log_says(server, run, "send_mail", "Connection refused")
-        services.smtp(lab, largest_mail=1000)
+        services.mail.up(lab, largest_mail=1000)
         clear(server, api, DAG, run, task_ids=["send_mail"])
         wait_for_task(server, api, DAG, run, "send_mail", "up_for_retry")
         log_says(server, run, "send_mail", "552")
@@ -223,8 +223,8 @@ def test_every_neighbour_may_fail_and_the_task_is_tried_again(server, api):
         fault(server, None)
         database.psql(lab, f"alter role {database.READER} login")
         server.sql("alter role warehouse login")
-        stop(services.smtp_pid_file(lab))
-        services.smtp(lab)
+        stop(services.mail.pid_file(lab))
+        services.mail.up(lab)
     assert mails(server, f"Daily report {day}") == []
     clear(server, api, DAG, run, task_ids=["send_mail"])
     wait(server, api, DAG, run, "success")

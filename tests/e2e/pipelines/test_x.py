@@ -21,7 +21,7 @@ from tests.server import wait_until
 
 def control(server, **changes) -> dict:
     """Steer the X API stand-in; without changes, read its log."""
-    url = f"{services.x_api_endpoint(server.lab)}/control"
+    url = f"{services.x_api.endpoint(server.lab)}/control"
     session = server.session()
     return (session.post(url, json=changes) if changes else session.get(url)).json()
 

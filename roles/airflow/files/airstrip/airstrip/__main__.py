@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
+from airstrip import components
 from airstrip.release import command
 
-COMMANDS = {"release": command.main}
+COMMANDS = {"health": components.main, "release": command.main}
 
 
 def main() -> int:
     """Hand the arguments to a command."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         print(f"usage: airstrip {{{','.join(COMMANDS)}}} ...", file=sys.stderr)
+        return 2
+    if sys.argv[1] == "release" and os.getuid():
+        print("airstrip release: put sudo before the command", file=sys.stderr)
         return 2
     return COMMANDS[sys.argv[1]](sys.argv[2:])
 

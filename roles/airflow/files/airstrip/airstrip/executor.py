@@ -6,7 +6,6 @@ Schedulers come and go; what runs stays with its runner (airstrip.runner), where
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import select
@@ -15,36 +14,33 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from airflow.configuration import conf
 from airflow.executors.base_executor import BaseExecutor
 from airflow.executors.workloads import ExecuteTask
 from airflow.executors.workloads.types import state_class_for_key
-from airflow.jobs.job import Job, JobState
 from airflow.models.callback import CallbackKey
 from airflow.models.connection_test import ConnectionTestKey
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancekey import TaskInstanceKey
-from airflow.utils.helpers import log_filename_template_renderer
 from airflow.utils.net import get_hostname
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import select as query
 from sqlalchemy import update
 
-from airstrip.runner import log_line, notify
+from airstrip.lost import LOST, bury_the_dead, give_back, prepare_rerun, reset
+from airstrip.systemd import notify
 
 if TYPE_CHECKING:
     from airflow.executors.workloads import ExecutorWorkload
     from airflow.executors.workloads.types import WorkloadKey
-    from sqlalchemy.orm import Session
 
 SOCKETS = Path("/run/airflow-runner")
 ANSWER_SECONDS = 10
 LOOK_SECONDS = 1
-LOST = "the runner ended while the task ran"
 KEYS = {kind.__name__: kind for kind in (TaskInstanceKey, CallbackKey, ConnectionTestKey)}
 
 
@@ -299,47 +295,3 @@ def identity(workload: ExecutorWorkload) -> str:
 
 def values_of(key: WorkloadKey) -> Sequence[Any]:
     return key if isinstance(key, TaskInstanceKey) else [key.id]
-
-
-def give_back(ti: TaskInstance) -> None:
-    """Leave a task that nobody has begun to the next loop, in the same try."""
-    ti.state, ti.queued_by_job_id, ti.queued_dttm = TaskInstanceState.SCHEDULED, None, None
-
-
-def prepare_rerun(ti: TaskInstance) -> None:
-    """Use up no retry for what was not the task's fault, and say in its log what happened."""
-    ti.max_tries += 1
-    file = Path(conf.get_mandatory_value("logging", "base_log_folder"), log_filename_template_renderer()(ti=ti))
-    with contextlib.suppress(OSError):
-        log_line(
-            file, f"Lost: {LOST} (killed, or the machine restarted). The task runs again, without using up a retry."
-        )
-
-
-def reset(ti: TaskInstance, session: Session) -> None:
-    """Put a task to its next try, as Airflow does with what nobody adopts."""
-    ti.prepare_db_for_next_try(session=session)
-    ti.state = ti.queued_by_job_id = ti.external_executor_id = None
-    ti.clear_next_method_args()
-
-
-def bury_the_dead(job: Any) -> TextIO:
-    """Return a lock that shows that this scheduler lives; mark those of this host as failed that show it no more.
-
-    Airflow waits for 30 s without a heartbeat, and looks every five minutes.
-    """
-    folder = Path.home() / "jobs"
-    folder.mkdir(exist_ok=True)
-    mine = (folder / str(job)).open("w")
-    fcntl.flock(mine, fcntl.LOCK_EX)
-    dead = []
-    for path in folder.iterdir():
-        with path.open() as lock, contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            dead.append(int(path.name))
-            path.unlink()
-    with create_session() as session:
-        session.execute(
-            update(Job).where(Job.id.in_(dead), Job.state == JobState.RUNNING).values(state=JobState.FAILED)
-        )
-    return mine

@@ -17,11 +17,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from airstrip.components import TABLE
 from airstrip.systemd import running, seconds, show, systemctl
 
 COMPONENT = re.compile(r"(?:airflow-)?([^@.]*)")
-# What one more of the pair takes until the first has stopped, and what should stay free, in MB.
-PAIRS = {"api-server": 350, "runner": 150, "scheduler": 200}
+# What should stay free beside the second of a pair, in MB.
 RESERVE = 100
 SETTLE_SECONDS = 3
 LOCK = "/run/airflow-restart.lock"
@@ -86,7 +86,7 @@ def retire(unit: str) -> None:
 
 def hand_over(component: str) -> None:
     """Let the other of a pair take over. Raises SystemExit where it does not start."""
-    pair = [f"airflow-{component}@{name}.service" for name in "ab"]
+    pair = TABLE[component].units
     both = sorted(filter(running, pair), key=lambda unit: int(show(unit, "ActiveEnterTimestampMonotonic") or 0))
     if not both:
         start(pair[0])
@@ -97,7 +97,7 @@ def hand_over(component: str) -> None:
         # A restart that was cut off left two.
         retire(left_over)
     wait_until_stopped(new)
-    missing = PAIRS[component] + RESERVE - free()
+    missing = TABLE[component].second_mb + RESERVE - free()
     if missing > 0:
         # The socket starts the first of the pair as soon as a request comes: so that is the one.
         first = pair[0]
@@ -115,7 +115,7 @@ def hand_over(component: str) -> None:
 
 def in_place(component: str) -> None:
     """Restart one that is no pair. Raises SystemExit where systemd refuses."""
-    unit = f"airflow-{component}.service"
+    (unit,) = TABLE[component].units
     error = systemctl("restart", unit)
     if error:
         raise SystemExit(
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with open(LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for component in names or known:
-            (hand_over if component in PAIRS else in_place)(component)
+            (hand_over if TABLE[component].pair else in_place)(component)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,6 @@ import struct
 import subprocess
 import sys
 import uuid
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,8 @@ import psutil
 
 from airstrip import warm
 from airstrip.release import folder as releases
+from airstrip.systemd import machine_stops, notify
+from airstrip.workload import Parent, Workload, log_line, memory
 
 WATCH_SECONDS = 0.5
 # A parent of another virtualenv than the runner's own goes when nobody has needed it for so long.
@@ -42,33 +42,6 @@ KEPT_RESULTS = 1000
 SHUTDOWN_SECONDS = 30
 # A workload is one line, and carries what a trigger has sent.
 LINE_BYTES = 64 * 2**20
-
-
-@dataclass
-class Workload:
-    """One that runs, or has ended and was not yet noted."""
-
-    id: str
-    digest: str
-    key: Any
-    log: str | None
-    parent: Parent
-    state: str = "running"
-    error: str | None = None
-    process: int | None = None
-    reason: str | None = None
-
-    def told(self) -> dict[str, Any]:
-        return {"id": self.id, "digest": self.digest, "state": self.state, "key": self.key, "error": self.error}
-
-
-@dataclass
-class Parent:
-    """The warm parent of a virtualenv."""
-
-    process: asyncio.subprocess.Process
-    used: float = 0
-    follower: asyncio.Task[None] | None = None
 
 
 class Runner:
@@ -282,41 +255,8 @@ class Runner:
         warm.end_descendants(workload.process)
 
 
-def memory(process: psutil.Process) -> int:
-    """Return the bytes that a process holds; what several share counts as a part of each."""
-    try:
-        try:
-            return process.memory_full_info().pss
-        except psutil.AccessDenied:
-            # Not confined yet, or on a kernel without Landlock.
-            return process.memory_info().rss
-    except psutil.NoSuchProcess:
-        return 0
-
-
-def log_line(file: Path, text: str) -> None:
-    """Append a line to a task's log, as Airflow writes them."""
-    line = {"timestamp": datetime.now(UTC).isoformat(), "level": "error", "event": text, "logger": "airstrip"}
-    with open(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW), "w") as log:
-        log.write(json.dumps(line) + "\n")
-
-
 def send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
     writer.write((json.dumps(message) + "\n").encode())
-
-
-def machine_stops() -> bool:
-    """Return whether it is the whole machine that stops."""
-    said = subprocess.run(["systemctl", "is-system-running"], text=True, capture_output=True, check=False).stdout
-    return said.strip() == "stopping"
-
-
-def notify(message: str) -> None:
-    """Tell systemd, where it listens."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
-            client.sendto(message.encode(), address.replace("@", "\0", 1))
 
 
 def main() -> None:

@@ -6,11 +6,10 @@ import json
 import os
 import subprocess
 import time
-import urllib.request
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from airstrip import components as table
 from airstrip.release import disk
 from airstrip.release.folder import COMPLETE
 from airstrip.release.tree import Refused
@@ -19,8 +18,7 @@ from airstrip.systemd import show, systemctl
 VIRTUALENV = Path("/opt/airflow/venv")
 RESTART = "/usr/local/bin/airflow-restart"
 PARSER = "dag-processor"
-PARSER_UNIT = "airflow-dag-processor.service"
-HEALTH = "http://127.0.0.1:8080/api/v2/monitor/health"
+(PARSER_UNIT,) = table.TABLE[PARSER].units
 HEALTH_SECONDS = 60
 GATE_UNIT = "airflow-dag-processor@gate.service"
 GATE_SECONDS = 900
@@ -107,8 +105,7 @@ class Host:
     def started(self, component: str) -> float:
         """Return when a component was started, in seconds since 1970; 0 if it does not run."""
         boot = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
-        units = [f"airflow-{component}.service", *(f"airflow-{component}@{name}.service" for name in "ab")]
-        active = [unit for unit in units if show(unit, "ActiveState") == "active"]
+        active = [unit for unit in table.TABLE[component].units if show(unit, "ActiveState") == "active"]
         return max((boot + int(show(unit, "InactiveExitTimestampMonotonic")) / 1e6 for unit in active), default=0)
 
     def restart(self, components: list[str]) -> list[str]:
@@ -125,19 +122,9 @@ class Host:
 
     def wait_until_healthy(self) -> None:
         """Wait until each component says so. Raises Refused."""
-        wanted = {name.replace("-", "_") for name in self.components} - {"api_server", "runner"}
-        deadline = time.monotonic() + HEALTH_SECONDS
-        while True:
-            sick = ["api_server"]
-            with suppress(OSError, ValueError), urllib.request.urlopen(HEALTH, timeout=5) as answer:
-                states = json.load(answer)
-                sick = [name for name in wanted if (states.get(name) or {}).get("status") != "healthy"]
-            if not sick:
-                return
-            if time.monotonic() > deadline:
-                names = ", ".join(sorted(sick))
-                raise Refused(f"Not healthy with these packages: {names}. Look at: journalctl -e -u 'airflow-*'")
-            time.sleep(0.5)
+        if sick := table.wait_until_healthy(self.components, HEALTH_SECONDS):
+            names = ", ".join(sick)
+            raise Refused(f"Not healthy with these packages: {names}. Look at: journalctl -e -u 'airflow-*'")
 
     def _run(self, *command: str) -> str:
         result = subprocess.run(command, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL)

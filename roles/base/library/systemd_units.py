@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: units
+module: systemd_units
 short_description: Keep systemd units enabled and running
 description:
   - Looks at all units at once, then enables and starts those that are not.
   - Reads unit files again where systemd says that they changed on disk.
 options:
   names:
-    description: Units; C(a.service|b.service) is a pair of which one must be enabled and running.
+    description: Units; a list of two is a pair of which one must be enabled and running.
     type: list
-    elements: str
+    elements: list
     required: true
   newer_than:
     description:
@@ -42,8 +42,8 @@ author: Airstrip
 
 EXAMPLES = r"""
 - name: Run the services
-  units:
-    names: [nginx.service, "server@a.service|server@b.service"]
+  systemd_units:
+    names: [nginx.service, [server@a.service, server@b.service]]
 """
 
 RETURN = r"""
@@ -70,17 +70,11 @@ import os
 from datetime import UTC, datetime
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.systemd import RUNNING, properties
 
 PROPERTIES = ["Id", "ActiveState", "UnitFileState", "NeedDaemonReload", "InactiveExitTimestamp"]
 # "static" units have nothing to enable.
 ENABLED = {"enabled", "enabled-runtime", "static", "alias", "generated", "indirect"}
-
-
-def show(module: AnsibleModule, units: list[str]) -> list[dict[str, str]]:
-    """The properties of the units, in their order."""
-    command = ["systemctl", "show", "--timestamp=us+utc", f"--property={','.join(PROPERTIES)}", *units]
-    _, out, _ = module.run_command(command, check_rc=True, environ_update={"LC_ALL": "C"})
-    return [dict(line.split("=", 1) for line in block.splitlines()) for block in out.strip().split("\n\n")]
 
 
 def moment(text: str) -> float:
@@ -89,10 +83,22 @@ def moment(text: str) -> float:
     return began.timestamp() if began else 0
 
 
+def carry_out(module: AnsibleModule, steps: list[tuple[list[str], list[str]]]) -> list[str]:
+    """Run commands on the units behind them; return the lines that they printed."""
+    said: list[str] = []
+    for command, units in steps:
+        code, out, err = module.run_command([*command, *units])
+        said += out.splitlines()
+        if code:
+            fix = f"look at: journalctl -eu {' -u '.join(units)}"
+            module.fail_json(msg=f"{' '.join(command + units)}: {err.strip()}; {fix}")
+    return said
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "names": {"type": "list", "elements": "str", "required": True},
+            "names": {"type": "list", "elements": "list", "required": True},
             "newer_than": {"type": "list", "elements": "str", "default": []},
             "restart_with": {"type": "list", "elements": "str"},
             "others": {"type": "list", "elements": "str", "default": []},
@@ -101,15 +107,15 @@ def main() -> None:
         supports_check_mode=True,
     )
     given = module.params
-    pairs = [name.split("|") for name in given["names"] + given["others"]]
+    pairs = given["names"] + [[unit] for unit in given["others"]]
     flat = [unit for pair in pairs for unit in pair] + given["stopped"]
-    states = dict(zip(flat, show(module, flat), strict=True))
+    states = dict(zip(flat, properties(flat, PROPERTIES), strict=True))
     if any(state["NeedDaemonReload"] == "yes" for state in states.values()) and not module.check_mode:
         module.run_command(["systemctl", "daemon-reload"], check_rc=True)
-        states = dict(zip(flat, show(module, flat), strict=True))
+        states = dict(zip(flat, properties(flat, PROPERTIES), strict=True))
 
     def running(unit: str) -> bool:
-        return states[unit]["ActiveState"] in {"active", "activating", "reloading"}
+        return states[unit]["ActiveState"] in RUNNING
 
     newest = max((os.lstat(path).st_mtime for name in given["newer_than"] for path in glob.glob(name)), default=0)
 
@@ -120,24 +126,15 @@ def main() -> None:
     chosen = [next((unit for unit in pair if running(unit)), pair[0]) for pair in pairs]
     enable = [unit for unit in chosen if states[unit]["UnitFileState"] not in ENABLED]
     start = [unit for unit in chosen if not running(unit)]
-    said: list[str] = []
     restart = [unit for unit in chosen[: len(given["names"])] if running(unit) and stale(unit)]
     stop = [unit for unit in given["stopped"] if running(unit) or states[unit]["UnitFileState"] == "enabled"]
-    if not module.check_mode:
-        steps = (
-            (["systemctl", "disable", "--now"], stop),
-            (["systemctl", "enable"], enable),
-            (["systemctl", "start"], start),
-            (given["restart_with"] or ["systemctl", "restart"], restart),
-        )
-        for command, units in steps:
-            if not units:
-                continue
-            code, out, err = module.run_command([*command, *units])
-            said += out.splitlines()
-            if code:
-                fix = f"look at: journalctl -eu {' -u '.join(units)}"
-                module.fail_json(msg=f"{' '.join(command + units)}: {err.strip()}; {fix}")
+    steps = (
+        (["systemctl", "disable", "--now"], stop),
+        (["systemctl", "enable"], enable),
+        (["systemctl", "start"], start),
+        (given["restart_with"] or ["systemctl", "restart"], restart),
+    )
+    said = [] if module.check_mode else carry_out(module, [step for step in steps if step[1]])
     changes = {"enable": enable, "start": start, "restart": restart, "stop": stop}
     diff = "".join(f"{verb} {unit}\n" for verb, units in changes.items() for unit in units)
     module.exit_json(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: tree
+module: file_tree
 short_description: Bring a whole tree of files to the host in one call
 description:
   - Renders every template below C(src) and writes what differs.
@@ -47,7 +47,7 @@ author: Airstrip
 
 EXAMPLES = r"""
 - name: Configure nginx
-  tree:
+  file_tree:
     src: "{{ role_path }}/templates"
     files:
       /etc/nginx/tls/key.pem: {mode: "0600", content: "{{ key }}"}
@@ -215,6 +215,14 @@ def run(module: AnsibleModule, command: list[str], subject: str) -> None:
         raise Refused(f"{subject}: {' '.join(command)} said: {(err or out).strip()}")
 
 
+def entries(wanted: dict) -> list[Entry]:
+    """What the options of the module ask for, folders before what is in them."""
+    folders = [Entry(path, "directory", options or {}) for path, options in wanted["directories"].items()]
+    files = [Entry(path, options.get("state", "file"), options) for path, options in wanted["files"].items()]
+    links = [Entry(path, "link", {"target": target}) for path, target in wanted["links"].items()]
+    return folders + files + links
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -229,12 +237,7 @@ def main() -> None:
         no_log=True,
     )
     wanted = module.params
-    entries = [Entry(path, "directory", options or {}) for path, options in wanted["directories"].items()]
-    for path, options in wanted["files"].items():
-        kind = options.get("state", "file")
-        entries.append(Entry(path, kind, options))
-    entries += [Entry(path, "link", {"target": target}) for path, target in wanted["links"].items()]
-    changes = [entry for entry in entries if entry.changed]
+    changes = [entry for entry in entries(wanted) if entry.changed]
     until = wanted["until"]
     earlier = pending(until) if until else []
     paths = earlier + [entry.path for entry in changes if entry.path not in earlier]

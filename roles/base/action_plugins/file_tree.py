@@ -13,20 +13,20 @@ OPTIONS = ("directories", "links", "files", "verify", "until")
 
 
 class ActionModule(ActionBase):
-    """The options are documented in library/tree.py."""
+    """The options are documented in library/file_tree.py."""
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         unknown = set(arguments) - {"src", "dest", "template", *OPTIONS}
         if unknown:
-            raise AnsibleActionFail(f"tree has no option {', '.join(sorted(unknown))}")
+            raise AnsibleActionFail(f"file_tree has no option {', '.join(sorted(unknown))}")
         src = arguments.get("src")
         if src and not os.path.isdir(src):
-            raise AnsibleActionFail(f"tree: src is {src}, and there is no such folder on the controller")
+            raise AnsibleActionFail(f"file_tree: src is {src}, and there is no such folder on the controller")
         payload = {name: arguments[name] for name in OPTIONS if arguments.get(name)}
         payload["files"] = self._files(src, arguments, task_vars)
-        result.update(self._execute_module("tree", module_args=payload, task_vars=task_vars))
+        result.update(self._execute_module("file_tree", module_args=payload, task_vars=task_vars))
         return result
 
     def _files(self, src, arguments, task_vars) -> dict[str, dict]:
@@ -43,7 +43,7 @@ class ActionModule(ActionBase):
             files[options.pop("dest", path)] = options
         unplaced = [p for p, options in exceptions.items() if not {"content", "state"} & set(options)]
         if unplaced:
-            raise AnsibleActionFail(f"tree: no template and no content for {', '.join(unplaced)}")
+            raise AnsibleActionFail(f"file_tree: no template and no content for {', '.join(unplaced)}")
         return files | exceptions
 
     def _render(self, source, task_vars) -> str:

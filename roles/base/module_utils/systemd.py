@@ -1,0 +1,1 @@
+../../airflow/files/airstrip/airstrip/systemd.py
