@@ -1,7 +1,8 @@
-"""The order of the groups, and what they took beside what they may take: CONTRIBUTING.md has the table."""
+"""The order of the groups, the machine of each, and what they took beside what they may take: CONTRIBUTING.md has the table."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from pathlib import Path
@@ -22,6 +23,13 @@ def group(node: str) -> str:
     return Path(node.partition("::")[0]).parent.name
 
 
+@functools.cache
+def lane(group: str) -> str:
+    """The group whose machine this one uses, and beside which it stays; mostly itself."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    return dict(re.findall(r"(?m)^\| `(\w+)` \| [0-9.]+ \| that of `(\w+)` \|", text)).get(group, group)
+
+
 def pytest_collection_modifyitems(items) -> None:
     """Begin the groups in the order of the table, whose longest come first so that the lanes end together."""
     order = list(budgets())
@@ -34,12 +42,12 @@ def pytest_collection_modifyitems(items) -> None:
 # Optional, because Airflow's own virtualenv, in which tests/unit runs, has no pytest-xdist.
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keep each group in one lane: it has one machine, and its tests tell one story."""
+    """Keep each group in one lane, with those that share its machine: its tests tell one story."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Groups(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return group(nodeid)
+            return lane(group(nodeid))
 
     return Groups(config, log)
 

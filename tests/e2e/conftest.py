@@ -1,4 +1,4 @@
-"""Each group of tests (a folder) has a lab and machines of its own, and leaves nothing to another.
+"""Each group of tests (a folder) has a lab and machines of its own, or another group's, and leaves nothing behind.
 
 Machines start from a host that was deployed to once: the installation's, which is kept under the hash of what made it.
 """
@@ -22,6 +22,7 @@ from lab import disk, image
 from lab import instance as machines
 from lab.run import locked
 from lab.settings import STATE, Lab, LabError
+from tests.conftest import lane
 from tests.e2e import load
 from tests.server import ROOT, Play, Server, wait_until
 
@@ -99,8 +100,8 @@ def place() -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def lab(request, place) -> Lab:
-    """A lab of the group's own."""
-    return place.enter(Path(request.path).parent.name)
+    """The lab of the group."""
+    return place.enter(lane(Path(request.path).parent.name))
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +219,7 @@ def pytest_runtest_teardown(item, nextitem):
     """Take a group's machines away with its last test: they would keep a core busy beside what comes next."""
     place = item.funcargs.get("place")
     yield
-    if place and (nextitem is None or nextitem.path.parent != item.path.parent):
+    if place and (nextitem is None or lane(nextitem.path.parent.name) != lane(item.path.parent.name)):
         place.leave()
 
 

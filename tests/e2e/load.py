@@ -52,9 +52,9 @@ class Load:
         self,
         server: Server,
         seconds: tuple[float, ...] = (1, 2, 4),
-        every: float = 6,
-        poll: float = 0.25,
-        pulse: float = 2,
+        every: float = 10,
+        poll: float = 0.5,
+        pulse: float = 4,
     ) -> None:
         self.server, self.seconds = server, seconds
         self.jobs = ((self._poll, poll), (self._beat, pulse), (self._walk, every))

@@ -45,16 +45,6 @@ def whole(server) -> bool:
 
 
 @contextlib.contextmanager
-def locked(server, source):
-    """An update waits before it changes anything: something holds the file of the lock. Gives what shows that."""
-    server.run("systemd-run --quiet --unit=lock-holder flock --close /srv/airflow/lock sleep 300")
-    try:
-        yield TWO_AT_THE_LOCK
-    finally:
-        server.run("systemctl stop lock-holder")
-
-
-@contextlib.contextmanager
 def slow(server, source):
     """The examination of an update goes on until the end of the block. Gives what shows that it has begun."""
     gate, file = "/run/gate-examination", source / "dags" / "slow.py"
@@ -69,7 +59,7 @@ def slow(server, source):
 
 
 @contextlib.contextmanager
-def deaf(server, source=None):
+def deaf(server):
     """The DAG processor runs and reads nothing. Gives what shows that an update has switched and waits for it."""
     folder = "/run/systemd/system/airflow-dag-processor.service.d"
     text = "[Service]\\nExecStart=\\nExecStart=/bin/sleep infinity\\n"

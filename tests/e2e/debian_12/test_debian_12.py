@@ -19,11 +19,6 @@ from tests.e2e import runs
 from tests.server import Server, wait_until
 
 DOMAIN = "airflow.lab.test"
-# Whether a day was run, cleared and run to its end again.
-AGAIN = (
-    "select count(*) = 1 and bool_and(state = 'success') from dag_run "
-    "where dag_id = 'daily_report' and run_type = 'backfill' and clear_number > 0"
-)
 
 
 @pytest.fixture(scope="module")
@@ -133,30 +128,24 @@ def bigquery(server, query: str) -> list[list[str]]:
 
 
 def test_the_report_keeps_its_sales_in_bigquery(server):
-    days = [runs.TODAY - timedelta(days=past) for past in (61, 60)]
-    database.deliver(server.lab, BUCKET, *days)
-    # One after the other: a report tells of the day before.
-    span = f"--from-date {days[0]} --to-date {days[-1]} --max-active-runs 1"
-    backfill = f"airflow backfill create --dag-id daily_report {span}"
-    server.run(f"airflow dags unpause daily_report && {backfill} 2>&1")
-    for day in days:
-        runs.wait_for_mails(server, f"Daily report {day}", seconds=180)
+    api, day = server.logged_in, runs.TODAY - timedelta(days=60)
+    # The daily run begins with its DAG.
+    database.deliver(server.lab, BUCKET, runs.TODAY - timedelta(days=1), day)
+    runs.unpause(server, api, "daily_report")
+    run = runs.start(server, api, "daily_report", day)
+    runs.wait(server, api, "daily_report", run, "success")
     query = (
         "select cast(day as string), channel, sale_id, format_timestamp('%F %T', sold_at), country, currency, amount, "
-        f"amount_eur, status from report.sales where day between '{days[0]}' and '{days[-1]}'"
+        f"amount_eur, status from report.sales where day = '{day}'"
     )
 
     def found() -> list[tuple[str, ...]]:
         rows = bigquery(server, query)
         return sorted((*row[:6], f"{Decimal(row[6]):.2f}", f"{Decimal(row[7]):.2f}", row[8]) for row in rows)
 
-    expected = [row for day in days for row in expected_sales.sales(day, seed.turn(day))]
-    assert found() == expected
-    # Airflow begins no second one before it has noted the end of the first, which takes it a while.
-    noted = "SELECT count(*) FROM backfill WHERE completed_at IS NULL"
-    wait_until(lambda: server.sql(noted) == "0", 180, "the backfill does not end", every=2)
-    server.run(f"{backfill} --to-date {days[0]} --reprocess-behavior completed")
-    wait_until(lambda: server.sql(AGAIN) == "t", 180, "the day was not run again", every=2)
-    assert found() == expected
-    assert [len(runs.mails(server, f"Daily report {day}")) for day in days] == [1, 1]
+    expected = sorted(expected_sales.sales(day, seed.turn(day)))
+    assert found() == expected and len(runs.mails(server, f"Daily report {day}")) == 1
+    runs.clear(server, api, "daily_report", run)
+    runs.wait(server, api, "daily_report", run, "success")
+    assert found() == expected and len(runs.mails(server, f"Daily report {day}")) == 1
     assert bigquery(server, "select table_name from report.INFORMATION_SCHEMA.TABLES") == [["sales"]]

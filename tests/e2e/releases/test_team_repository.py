@@ -74,3 +74,9 @@ def test_a_key_that_is_not_listed_opens_nothing(server, repository, key):
     refused = deploy(server, repository, key)
     assert refused.returncode and "Permission denied" in refused.stderr
     assert server.run("ls /etc/sudoers.d /usr/local/sbin /etc/ssh").count("airstrip-push") == 0
+
+
+def test_the_projects_own_code_is_live_again(server):
+    server.play("site.yml")
+    assert "twitter_dag.py" in server.run("ls /srv/airflow/current/dags")
+    assert server.sql("SELECT is_stale FROM dag WHERE dag_id = 'hello'") == "t"

@@ -46,8 +46,8 @@ HAPPENINGS = {
     "stopped and started": f"systemctl stop {SCHEDULERS}; systemctl start airflow.target",
     "killed": f"systemctl kill -s KILL {SCHEDULERS}",
     "without a database": "systemctl kill -s KILL postgresql@17-main; systemctl stop postgresql@17-main; "
-    "sleep 15; systemctl start postgresql@17-main",
-    "without an API server": "systemctl stop airflow-api-server.socket 'airflow-api-server@*'; sleep 15; "
+    "sleep 8; systemctl start postgresql@17-main",
+    "without an API server": "systemctl stop airflow-api-server.socket 'airflow-api-server@*'; sleep 8; "
     "systemctl start airflow.target",
 }
 
