@@ -1,4 +1,4 @@
-"""The order of the groups, the machine of each, and what they took beside what they may take: CONTRIBUTING.md has the table."""
+"""The order of the groups, their machines, and what they took beside what they may take: CONTRIBUTING.md has them."""
 
 from __future__ import annotations
 
