@@ -36,7 +36,10 @@ def test_an_update_says_what_is_live_and_of_which_commit(server, source, ship):
         assert re.search(rf"{part} [0-9.]+ s", play.words)
     dag = server.logged_in.get(f"{server.url}/api/v2/dags/sleepers").json()
     assert dag["bundle_version"] == live(server) in play.output
-    again = ship()
+    # The same commit, read from a Git address.
+    branch = load.git(source, "rev-parse", "--abbrev-ref", "HEAD")
+    address = ["-e", f"release_source=file://{source}", "-e", f"release_version={branch}"]
+    again = server.play("update.yml", *address)
     assert again.changed == 0 and "live already" in again.output
     assert re.fullmatch(rf"\d{{8}}T\d{{6}}Z-{commit}", live(server))
     ship(mark="NUMBER = 'changed'\n")

@@ -62,6 +62,7 @@ def test_a_key_can_do_nothing_else(server, key):
     assert ssh(server, key).returncode
     asked = ssh(server, key, command="id; cat /etc/passwd")
     assert asked.returncode and "uid=" not in asked.stdout and "root:" not in asked.stdout
+    assert ssh(server, key, "-s", command="sftp").returncode
     tunnel = ssh(server, key, "-W", "127.0.0.1:22")
     assert tunnel.returncode and "SSH-2.0" not in tunnel.stdout
     for command in ("sudo --non-interactive id", "cat /etc/airflow/secrets/jwt_secret", "ls /srv/airflow/releases"):
