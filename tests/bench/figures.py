@@ -64,6 +64,8 @@ FIGURES = {
     "rollback_s": Figure("`rollback.yml`", "s", 2.5),
     "push_live_s": Figure("a push by a CI job live, gate included", "s", 30),
     "update_50_files_s": Figure("50 new DAG files live", "s", 12),
+    "gate_50_files_s": Figure("of it, the gate", "s", None, "parser_50_files_s"),
+    "parser_50_files_s": Figure("the same files parsed once by `airflow dag-processor --num-runs 1`", "s"),
     "update_10000_files_s": Figure("a tree of 10,000 more files and 300 MB live", "s", 20),
     "update_live_200_s": Figure("an edited DAG live beside 200 others", "s"),
     "bundle_prepare_ms": Figure("time a task spends on finding its release", "ms", 10),
