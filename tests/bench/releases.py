@@ -79,7 +79,7 @@ def releases(server: Server) -> dict[str, list[float]]:
 
 
 def trees(server: Server, source: Path) -> dict[str, list[float]]:
-    """Fifty new DAG files, and Airflow's own parser over them; ten thousand other files of 30 kB, which do not compress; and a push by a deploy key."""
+    """Fifty new DAG files, and Airflow's own parser over them; ten thousand files of 30 kB; a push by a deploy key."""
     for number in range(50):
         write(source, f"new{number}", "v")
     fifty = ship(server, source)

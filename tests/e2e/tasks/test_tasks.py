@@ -161,7 +161,7 @@ def test_after_a_reboot_everything_is_back_by_itself(loaded):
     server = loaded
     booted = "systemctl show -p UserspaceTimestampMonotonic"
     before = server.run(booted)
-    with Load(server, seconds=(25,), every=1000) as run, run.held() as held:
+    with Load(server, seconds=(10,), every=1000) as run, run.held() as held:
         server.aws("ec2").reboot_instances(InstanceIds=[server.instance["InstanceId"]])
         wait_until(lambda: server.run(booted, check=False) not in {before, ""}, 180, "it did not boot", every=1)
         server.wait_until_healthy()
