@@ -4,6 +4,7 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import settings
 
 from airstrip.release import folder
 from etl import x_api
@@ -13,6 +14,10 @@ from lab.x_api.oauth import Keys
 from lab.x_api.people import lab_people
 from lab.x_api.server import Server as XServer
 from tests.unit.release_server import Server
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 KEYS = Keys("bearer-for-tests", "consumer", "consumer-secret", "access", "access-secret")
 NOW = datetime(2026, 11, 2, 0, 40, tzinfo=UTC)
