@@ -12,6 +12,11 @@ options:
     type: list
     elements: list
     required: true
+  components:
+    description: Components of Airflow that should have a heartbeat.
+    type: list
+    elements: str
+    required: true
   api:
     description: Address of the API server on this host.
     type: str
@@ -39,6 +44,7 @@ EXAMPLES = r"""
 - name: Look from the inside
   doctor:
     units: [nginx.service, [airflow-scheduler@a.service, airflow-scheduler@b.service]]
+    components: [api-server, scheduler]
     api: http://127.0.0.1:8080
     certificate_days: 21
     administrator: admin
@@ -119,7 +125,9 @@ class Doctor:
         return f"all {len(self.module.params['units'])} run"
 
     def health(self) -> str:
-        if sick := json.loads(self.output("airstrip", "health", codes=(0, 1)))["sick"]:
+        if sick := json.loads(self.output("airstrip", "health", *self.module.params["components"], codes=(0, 1)))[
+            "sick"
+        ]:
             raise Sick(f"no heartbeat from {', '.join(sick)}", "sudo systemctl restart airflow.target")
         return "every component has a fresh heartbeat"
 
@@ -163,7 +171,7 @@ class Doctor:
         if days < self.module.params["certificate_days"]:
             raise Sick(
                 f"{path} ends in {days:.0f} days",
-                "sudo certbot renew, or supply a new one and run site.yml --tags nginx",
+                "run site.yml --tags nginx, with a new one if you supply it; of ACME: sudo certbot renew",
             )
         return f"good for {days:.0f} days"
 
@@ -204,6 +212,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "units": {"type": "list", "elements": "list", "required": True},
+            "components": {"type": "list", "elements": "str", "required": True},
             "api": {"type": "str", "required": True},
             "certificate_days": {"type": "int", "required": True},
             "controller_time": {"type": "float", "required": True},

@@ -16,10 +16,15 @@ from tests.server import wait_until
 TODAY = datetime.now(UTC).date()
 
 
-def unpause(server, api, dag: str) -> None:
+def unpause(server, api, dag: str, paused: bool = False) -> None:
     """Let the runs of a DAG begin."""
-    answer = api.patch(f"{server.url}/api/v2/dags/{dag}", json={"is_paused": False})
+    answer = api.patch(f"{server.url}/api/v2/dags/{dag}", json={"is_paused": paused})
     assert answer.status_code == 200, answer.text
+
+
+def pause(server, api, dag: str) -> None:
+    """Let no more runs of a DAG begin."""
+    unpause(server, api, dag, paused=True)
 
 
 def start(server, api, dag: str, day: date, **conf: Any) -> str:

@@ -11,6 +11,7 @@ import time
 from collections import namedtuple
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from urllib.error import URLError
 
 import pytest
 
@@ -55,9 +56,14 @@ class Host:
         self.usage = Usage(100 * 2**30, 2**30, 99 * 2**30)
         self.files = {"/etc/nginx/snippets/airflow-tls.conf": CERTIFICATE}
         self.clock = time.time()
-        monkeypatch.setattr(inside.Doctor, "version", lambda doctor: self.version)
+        monkeypatch.setattr(inside.Doctor, "version", lambda doctor: self.answer())
         monkeypatch.setattr(shutil, "disk_usage", lambda path: self.usage)
         monkeypatch.setattr(inside, "Path", self.path)
+
+    def answer(self) -> str:
+        if not self.version:
+            raise URLError("Connection refused")
+        return self.version
 
     def path(self, name: str) -> SimpleNamespace:
         installed = Path("apache_airflow-3.3.2.dist-info")
@@ -73,7 +79,7 @@ class Host:
 
     def findings(self) -> dict[str, dict]:
         params = {"units": UNITS, "controller_time": self.clock, "administrator": "admin", "database": "airflow",
-                  "certificate_days": 21}  # fmt: skip
+                  "certificate_days": 21, "components": ["api-server"]}  # fmt: skip
         doctor = inside.Doctor(SimpleNamespace(params=params, run_command=self.run_command))
         return {each["name"]: each for each in inside.examine({name: getattr(doctor, name) for name in inside.CHECKS})}
 
@@ -118,8 +124,9 @@ def test_each_check_fails_alone_and_names_the_fix(host, check):
 def test_what_cannot_be_looked_at_is_a_finding_and_stops_no_other(host):
     host.commands |= {"airflow-run": (1, "could not connect to server"), "runuser": (2, "could not connect to server")}
     host.commands["airstrip"] = (2, "")
+    host.version = ""
     findings = host.findings()
-    assert {name for name, each in findings.items() if not each["ok"]} == {"health", "database", "dags"}
+    assert {name for name, each in findings.items() if not each["ok"]} == {"health", "database", "dags", "versions"}
     assert "could not connect to server" in findings["database"]["line"]
 
 

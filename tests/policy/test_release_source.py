@@ -59,10 +59,12 @@ def test_a_folder_is_read_as_it_is(plugin, repository):
         (repository / "dags" / "more.py").unlink()
 
 
-@pytest.mark.parametrize("version", ["none", "--upload-pack=touch /tmp/run-by-git"])
-def test_a_version_that_is_not_there_is_refused(plugin, repository, version):
-    with pytest.raises(plugin.tree.Refused, match=r"(?s)cannot be read.*see release_source"):
-        plugin.packed(f"file://{repository}", version, 10)
+def test_a_version_that_is_not_there_is_refused(plugin, repository, tmp_path):
+    run_by_git = tmp_path / "run-by-git"
+    for version in ("none", f"--upload-pack=touch {run_by_git}"):
+        with pytest.raises(plugin.tree.Refused, match=r"(?s)cannot be read.*see release_source"):
+            plugin.packed(f"file://{repository}", version, 10)
+    assert not run_by_git.exists()
 
 
 def test_an_address_that_nobody_answers_is_refused(plugin, tmp_path):

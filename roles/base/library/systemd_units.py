@@ -67,6 +67,7 @@ stopped:
 
 import glob
 import os
+import subprocess
 from datetime import UTC, datetime
 
 from ansible.module_utils.basic import AnsibleModule
@@ -109,7 +110,10 @@ def main() -> None:
     given = module.params
     pairs = given["names"] + [[unit] for unit in given["others"]]
     flat = [unit for pair in pairs for unit in pair] + given["stopped"]
-    states = dict(zip(flat, properties(flat, PROPERTIES), strict=True))
+    try:
+        states = dict(zip(flat, properties(flat, PROPERTIES), strict=True))
+    except subprocess.CalledProcessError as error:
+        module.fail_json(msg=f"systemctl show said: {error.stderr.strip()}")
     if any(state["NeedDaemonReload"] == "yes" for state in states.values()) and not module.check_mode:
         module.run_command(["systemctl", "daemon-reload"], check_rc=True)
         states = dict(zip(flat, properties(flat, PROPERTIES), strict=True))

@@ -20,6 +20,7 @@ from tests.e2e.runs import (
     instances,
     keys,
     mails,
+    pause,
     start,
     text,
     unpause,
@@ -70,7 +71,8 @@ def api(server):
     database.deliver(server.lab, BUCKET, yesterday)
     unpause(server, server.logged_in, DAG)
     wait_for_mails(server, f"Daily report {yesterday}", seconds=300)
-    return server.logged_in
+    yield server.logged_in
+    pause(server, server.logged_in, DAG)
 
 
 @pytest.fixture(scope="module")

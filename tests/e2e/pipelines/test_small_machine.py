@@ -8,7 +8,7 @@ from datetime import timedelta
 from lab import instance
 from lab.settings import BUCKET
 from lab.shop import database
-from tests.e2e.runs import TODAY, start, unpause, wait, wait_for_task
+from tests.e2e.runs import TODAY, pause, start, unpause, wait, wait_for_task
 
 DAYS = {"twitter": TODAY - timedelta(days=61), "daily_report": TODAY - timedelta(days=62)}
 
@@ -29,4 +29,6 @@ def test_both_pipelines_an_update_and_a_restart_at_once_need_no_more_memory_than
     for dag, run in runs.items():
         wait(server, server.logged_in, dag, run, "success")
     server.wait_until_healthy()
+    for dag in DAYS:
+        pause(server, server.logged_in, dag)
     assert instance.killed_for_memory(server.lab, machine) == before

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from lab import services
 from lab.settings import BUCKET, USERNAMES
 from lab.x_api.people import lab_people, posts
-from tests.e2e.runs import TODAY, clear, instances, keys, start, text, unpause, wait, wait_for_mails
+from tests.e2e.runs import TODAY, clear, instances, keys, pause, start, text, unpause, wait, wait_for_mails
 from tests.server import wait_until
 
 
@@ -47,7 +47,8 @@ def api(server):
     # The daily run begins at once, and holds up the others.
     daily = f"curated/x/posts/dt={TODAY - timedelta(days=1)}/_manifest.json"
     wait_until(lambda: daily in keys(server, daily), 180, "the daily run has published nothing", every=1)
-    return server.logged_in
+    yield server.logged_in
+    pause(server, server.logged_in, "twitter")
 
 
 @pytest.fixture

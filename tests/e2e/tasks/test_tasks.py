@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -173,5 +174,9 @@ def test_after_a_reboot_everything_is_back_by_itself(loaded):
     failed = server.sql(f"SELECT task_id, t.state FROM {joined} WHERE {run.mine} AND t.state <> 'success'")
     assert failed == ""
     server.play("check.yml")
-    runs.unpause(server, server.logged_in, "twitter")
-    server.play("run.yml", "-e", "dag=twitter")
+    # A day that nobody has asked for.
+    api, day = server.logged_in, runs.TODAY - timedelta(days=70)
+    runs.unpause(server, api, "twitter")
+    runs.wait(server, api, "twitter", runs.start(server, api, "twitter", day), "success")
+    runs.pause(server, api, "twitter")
+    assert f"curated/x/posts/dt={day}/_manifest.json" in runs.keys(server, f"curated/x/posts/dt={day}/")
