@@ -162,6 +162,15 @@ class Server:
             return {component["status"] for component in health.values()} == {"healthy"}
         return False
 
+    def wait_for_heartbeats(self, since: str) -> None:
+        """Wait until all that use the database have sent a heartbeat since a moment of its clock, and are healthy.
+
+        While it is away they end, and Airflow calls them healthy for half a minute more.
+        """
+        jobs = f"SELECT count(DISTINCT job_type) FROM job WHERE state = 'running' AND latest_heartbeat > '{since}'"
+        wait_until(lambda: self.sql(jobs) == "3", 90, "scheduler, DAG processor and triggerer send no heartbeat")
+        self.wait_until_healthy()
+
     def wait_until_healthy(self) -> None:
         """Wait until each component of Airflow says so, as after a boot."""
         wait_until(self.healthy, 180, "Airflow is not healthy", every=2)

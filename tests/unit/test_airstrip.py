@@ -107,6 +107,22 @@ def test_the_callback_of_an_older_releases_run_is_read_from_that_release(root, m
     assert (file.bundle_path, file.rel_path) == (root / "releases" / "r1", Path("dags/r1.py"))
 
 
+@pytest.mark.parametrize(("waiting", "begun"), [(9, 1), (30, 3)])
+def test_many_new_files_take_all_processors_and_few_take_one(monkeypatch, tmp_path, waiting, begun):
+    monkeypatch.setattr(DagFileProcessorManager, "_start_new_processes", DagFileProcessorManager._start_new_processes)
+    monkeypatch.setattr(dag_processor, "at_once", lambda running: 3)
+    dag_processor.hurry()
+    processor = DagFileProcessorManager(max_runs=-1)
+    processor._parallelism = 1
+    monkeypatch.setattr(DagFileProcessorManager, "_create_process", lambda self, file: SimpleNamespace())
+    monkeypatch.setattr(DagFileProcessorManager, "_get_team_names", lambda self, names: {})
+    for number in range(waiting):
+        file = DagFileInfo(rel_path=Path(f"{number}.py"), bundle_name="airstrip", bundle_path=tmp_path)
+        processor._file_queue[file] = None
+    processor._start_new_processes()
+    assert (len(processor._processors), processor._parallelism) == (begun, 1)
+
+
 def test_a_file_is_read_at_its_interval_again_after_the_callback_of_a_run(monkeypatch, tmp_path):
     monkeypatch.setattr(DagFileProcessorManager, "handle_parsing_result", DagFileProcessorManager.handle_parsing_result)
     dag_processor.forget_callbacks()

@@ -1,8 +1,8 @@
-"""`airflow dag-processor`, with two faults of Airflow 3.3 mended that show when a run has failed.
+"""`airflow dag-processor`, in a hurry where many files are new, and with two faults of Airflow 3.3 mended.
 
-It notes the callback of a run as a second entry of the DAG's file, without a time. It then takes the file for one that
-was never read, and reads it again and again for as long as the process lives (apache/airflow 73432). And it looks for
-the callback of an older release's run in the file that the DAG has today.
+Both show when a run has failed. It notes the callback of a run as a second entry of the DAG's file, without a time. It
+then takes the file for one that was never read, and reads it again and again for as long as the process lives
+(apache/airflow 73432). And it looks for the callback of an older release's run in the file that the DAG has today.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.dag_processing.manager import DagFileInfo, DagFileProcessorManager
 
 from airstrip.bundle import ReleaseBundle
+from airstrip.examination import at_once
+
+# So many files that wait are a new release, and no single edits.
+MANY = 10
 
 
 def forget_callbacks() -> None:
@@ -48,10 +52,28 @@ def find_moved_files() -> None:
     DagFileProcessorManager.prepare_callback_bundle = prepare_and_find
 
 
+def hurry() -> None:
+    """Let many files that wait take all processors that memory has room for: their release is live with the last."""
+    start = DagFileProcessorManager._start_new_processes
+
+    @functools.wraps(start)
+    def start_more(self: DagFileProcessorManager) -> None:
+        usual = self._parallelism
+        if len(self._file_queue) >= MANY:
+            self._parallelism = max(usual, at_once(len(self._processors)))
+        try:
+            start(self)
+        finally:
+            self._parallelism = usual
+
+    DagFileProcessorManager._start_new_processes = start_more
+
+
 def main() -> None:
     """Run it with the arguments of `airflow dag-processor`."""
     forget_callbacks()
     find_moved_files()
+    hurry()
     sys.argv = ["airflow", "dag-processor", *sys.argv[1:]]
     airflow()
 
