@@ -112,7 +112,7 @@ class Server:
             self.clients[service] = services.aws.client(self.lab, service)
         return self.clients[service]
 
-    def play(self, playbook: str, *arguments: str, succeeds: bool = True) -> Play:
+    def play(self, playbook: str | Path, *arguments: str, succeeds: bool = True) -> Play:
         """Run a playbook with the very command of the README."""
         process = self.begin(playbook, *arguments)
         output, _ = process.communicate()
@@ -122,9 +122,9 @@ class Server:
         assert (play.code == 0) == succeeds, play.output[-6000:]
         return play
 
-    def begin(self, playbook: str, *arguments: str) -> subprocess.Popen[str]:
+    def begin(self, playbook: str | Path, *arguments: str) -> subprocess.Popen[str]:
         """Begin to run a playbook, in a process group of its own."""
-        command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}", *arguments]
+        command = ["ansible-playbook", "-i", str(self.inventory), str(Path("playbooks", playbook)), *arguments]
         environment = {**services.aws.operator_environment(self.lab), "ANSIBLE_NOCOLOR": "1"}
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, process_group=0, **streams)

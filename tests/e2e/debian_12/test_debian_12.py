@@ -128,18 +128,19 @@ def bigquery(server, query: str) -> list[list[str]]:
 
 
 def ended(server, clears: int) -> str:
-    """Wait for the end of the run that was cleared so often; return its state."""
-    query = f"SELECT state FROM dag_run WHERE run_id = 'once' AND clear_number = {clears} AND end_date IS NOT NULL"
+    """Wait for the end of the backfill's run that was cleared so often; return its state."""
+    mine = f"run_type = 'backfill' AND clear_number = {clears}"
+    query = f"SELECT state FROM dag_run WHERE {mine} AND state IN ('success', 'failed')"
     return wait_until(lambda: server.sql(query), 300, "the run does not end", every=1)
 
 
 def test_the_report_keeps_its_sales_in_bigquery(server):
-    day, moment = (runs.TODAY - timedelta(days=past) for past in (60, 59))
+    day = runs.TODAY - timedelta(days=60)
     # The daily run begins with its DAG.
     database.deliver(server.lab, BUCKET, runs.TODAY - timedelta(days=1), day)
     # By the command line: nginx has the certificate of another authority here.
-    trigger = f"airflow dags trigger daily_report --run-id once --logical-date {moment}T00:00:00Z"
-    server.run(f"airflow dags unpause daily_report && {trigger} 2>&1")
+    backfill = f"airflow backfill create --dag-id daily_report --from-date {day} --to-date {day}"
+    server.run(f"airflow dags unpause daily_report && {backfill} 2>&1")
     assert ended(server, clears=0) == "success"
     query = (
         "select cast(day as string), channel, sale_id, format_timestamp('%F %T', sold_at), country, currency, amount, "
@@ -152,7 +153,7 @@ def test_the_report_keeps_its_sales_in_bigquery(server):
 
     expected = sorted(expected_sales.sales(day, seed.turn(day)))
     assert found() == expected and len(runs.mails(server, f"Daily report {day}")) == 1
-    server.run(f"airflow tasks clear --yes --start-date {moment} --end-date {moment} daily_report 2>&1")
+    server.run(f"airflow tasks clear --yes --start-date {day} --end-date {day} daily_report 2>&1")
     assert ended(server, clears=1) == "success"
     assert found() == expected and len(runs.mails(server, f"Daily report {day}")) == 1
     assert bigquery(server, "select table_name from report.INFORMATION_SCHEMA.TABLES") == [["sales"]]
