@@ -20,7 +20,7 @@ from urllib.parse import parse_qs
 import boto3
 import urllib3
 
-from lab.catalogue import DEBIAN, image, images
+from lab.machine_images import DEBIAN, image, images
 from lab.settings import ACCOUNT, REGION
 
 STRICT = {

@@ -13,7 +13,7 @@ from typing import Any
 from lab import instance as machines
 from lab import metadata, network, services
 from lab.aws import Api, policies
-from lab.catalogue import bootable
+from lab.machine_images import bootable
 from lab.settings import AWS_PORT, METADATA_PORT, Lab
 
 NOTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}

@@ -1,4 +1,4 @@
-"""What was lost: tasks whose runner ended, and schedulers that died."""
+"""What was lost: tasks whose runner ended, and schedulers that died. The executor decides what becomes of them."""
 
 from __future__ import annotations
 

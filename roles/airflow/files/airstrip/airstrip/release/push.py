@@ -1,4 +1,7 @@
-"""A push: all steps at once, with an archive that somebody sends who may do nothing else."""
+"""A push: all steps at once, with an archive that somebody sends who may do nothing else.
+
+What a deploy key runs, and all that it may run, is the role's `usr/local/sbin/airstrip-push`, which ends here.
+"""
 
 from __future__ import annotations
 
