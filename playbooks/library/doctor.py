@@ -125,9 +125,8 @@ class Doctor:
         return f"all {len(self.module.params['units'])} run"
 
     def health(self) -> str:
-        if sick := json.loads(self.output("airstrip", "health", *self.module.params["components"], codes=(0, 1)))[
-            "sick"
-        ]:
+        answer = self.output("airstrip", "health", *self.module.params["components"], codes=(0, 1))
+        if sick := json.loads(answer)["sick"]:
             raise Sick(f"no heartbeat from {', '.join(sick)}", "sudo systemctl restart airflow.target")
         return "every component has a fresh heartbeat"
 

@@ -16,15 +16,19 @@ from tests.server import wait_until
 TODAY = datetime.now(UTC).date()
 
 
-def unpause(server, api, dag: str, paused: bool = False) -> None:
+def unpause(server, api, dag: str) -> None:
     """Let the runs of a DAG begin."""
-    answer = api.patch(f"{server.url}/api/v2/dags/{dag}", json={"is_paused": paused})
-    assert answer.status_code == 200, answer.text
+    _set_paused(server, api, dag, False)
 
 
 def pause(server, api, dag: str) -> None:
     """Let no more runs of a DAG begin."""
-    unpause(server, api, dag, paused=True)
+    _set_paused(server, api, dag, True)
+
+
+def _set_paused(server, api, dag: str, paused: bool) -> None:
+    answer = api.patch(f"{server.url}/api/v2/dags/{dag}", json={"is_paused": paused})
+    assert answer.status_code == 200, answer.text
 
 
 def start(server, api, dag: str, day: date, **conf: Any) -> str:
