@@ -2,18 +2,23 @@
 
 Runs whenever the DAG `twitter` has published a day (the asset `x_posts`) and writes below
 `s3://<x_bucket>/curated/x/summary/dt=<day>/` one `summary.csv` and a `summary.png` for each user. After a backfill
-one run may be about several days. Triggered by hand it needs the day.
+one run may be about several days. Triggered by hand it needs the day. Beside it `curated/x/bill/month=….csv` says
+what X charged in this month, by day and user.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import Asset, Param, Variable, dag, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from airstrip.notices import notify_failure
+from etl.x.contract import POSTS
+
+# The gate refuses a release of which the DAG twitter publishes one of them no more.
+READS = POSTS.read_by("twitter_summary", "username", "post_id", "created_at", "like_count", "retweet_count")
 
 
 @dag(
@@ -34,14 +39,16 @@ def twitter_summary() -> None:
 
     @task
     def summarise(params: dict[str, Any], triggering_asset_events: Any = None) -> list[str]:
-        from etl import storage, twitter_summary
+        from etl import storage
+        from etl.x import bill, summary
 
         events = [event.extra for found in (triggering_asset_events or {}).values() for event in found]
-        days = twitter_summary.days(events or [{"day": day} for day in [params["day"]] if day])
+        days = summary.days(events or [{"day": day} for day in [params["day"]] if day])
         if not days:
             raise AirflowFailException("there is no event to say which day: give the day in the trigger form")
         bucket = storage.Storage(f"s3://{Variable.get('x_bucket')}")
-        return [address for day in days for address in twitter_summary.summarise(bucket, day)]
+        written = [address for day in days for address in summary.summarise(bucket, day, READS)]
+        return [*written, bill.write_bill(bucket, datetime.now(UTC).date())]
 
     summarise()
 

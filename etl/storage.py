@@ -9,12 +9,14 @@ from typing import Any, BinaryIO
 
 import fsspec
 
+from etl.errors import PermanentError
+
 PARTIAL = ".partial"
 # What a stream holds in memory of an object.
 BLOCK_BYTES = 8 * 2**20
 
 
-class StorageRefused(Exception):
+class StorageRefused(PermanentError):
     """The bucket or folder is missing or closed to this host; the message says what to change."""
 
 
@@ -108,7 +110,9 @@ class Storage:
         try:
             yield
         except FileNotFoundError as error:
-            if reads and "bucket" not in str(error).lower():
+            # S3 has two things that may be missing; a path may hold the word bucket, too.
+            said = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+            if reads and said != "NoSuchBucket":
                 raise
             raise StorageRefused(
                 f"there is no bucket for {path} ({error}): make it with playbooks/provision.yml, or correct "

@@ -1,4 +1,4 @@
-"""`python -m lab up | deliver | run | ssh | result | down`: the lab from the command line."""
+"""`python -m lab up | trade | run | ssh | result | down`: the lab from the command line."""
 
 from __future__ import annotations
 
@@ -65,10 +65,17 @@ def ssh(lab: Lab, stack: str = "airstrip") -> list[str]:
     return ["ssh", "-i", str(lab.private_key), *words, f"admin@{instance['PublicIpAddress']}"]
 
 
-def deliver(lab: Lab) -> None:
-    """Put the shop's receipts of the last days onto S3, as its shops do every night."""
+def trade(lab: Lab) -> None:
+    """Let the shop do its trade for fourteen days, and deliver to S3; all but yesterday is in the warehouse."""
     today = datetime.now(UTC).date()
-    database.deliver(lab, BUCKET, *(today - timedelta(days=past) for past in range(1, 8)))
+    days = [today - timedelta(days=past) for past in range(1, 15)]
+    database.sell(lab, BUCKET, *days)
+    if lab.warehouse == "postgres":
+        run(
+            *ssh(lab),
+            "sudo runuser -u postgres -- psql -qv ON_ERROR_STOP=1 warehouse",
+            stdin=database.history(*days[1:]),
+        )
 
 
 def result(lab: Lab) -> None:
@@ -94,15 +101,19 @@ def result(lab: Lab) -> None:
     listing = s3.list_objects_v2(Bucket=BUCKET, Prefix="curated/report/daily/").get("Contents", [])
     reports = [entry["Key"] for entry in listing if entry["Key"].endswith("report.txt")]
     if reports:
-        print(f"report    s3://{BUCKET}/{max(reports)}; mails are in {services.mail.folder(lab)}")
-        text = s3.get_object(Bucket=BUCKET, Key=max(reports))["Body"].read().decode()
+        newest = max(reports).removesuffix(".txt")
+        page = lab.state / "report.html"
+        page.write_bytes(s3.get_object(Bucket=BUCKET, Key=f"{newest}.html")["Body"].read())
+        print(f"report    {page} (open it in a browser), of fourteen days; mails are in {services.mail.folder(lab)}")
+        print(f"S3 key    s3://{BUCKET}/{newest}.html")
+        text = s3.get_object(Bucket=BUCKET, Key=f"{newest}.txt")["Body"].read().decode()
         print("\n".join(f"  {line}" for line in text.splitlines()))
 
 
 def main() -> int:
     """Run one command; a LabError becomes one line."""
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
-    commands = {"up": up, "deliver": deliver, "down": down, "result": result}
+    commands = {"up": up, "trade": trade, "down": down, "result": result}
     parser.add_argument("command", choices=[*commands, "run", "ssh", "machine"])
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     words = parser.parse_args()

@@ -32,12 +32,13 @@ def kept(name: str) -> Path | None:
     return folder if folder.exists() else None
 
 
-def start_from(lab: Lab, stack: str, host: Path) -> None:
-    """Let the next instance of a stack start from a kept host instead of Debian's image."""
+def start_from(lab: Lab, stack: str, host: Path | None) -> None:
+    """Let the next instance of a stack start from a kept host instead of Debian's image, or from that again."""
     choice = lab.state / "disks" / stack
     choice.parent.mkdir(parents=True, exist_ok=True)
     choice.unlink(missing_ok=True)
-    choice.symlink_to(host)
+    if host:
+        choice.symlink_to(host)
 
 
 def mount(lab: Lab, folder: Path, suite: str, stack: str) -> None:

@@ -93,7 +93,8 @@ def build(folder: Path, suite: str, authorities: list[str]) -> None:
             (Path(trust) / f"lab-{number}.crt").write_text(pem)
         building = folder.with_suffix(".building")
         run(
-            *["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}"],
+            # What it mounts goes with it, also where it is cut off.
+            *["unshare", "--mount", "mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}"],
             f"--customize-hook={CUSTOMIZE}",
             f"--customize-hook=copy-in {trust}/. /usr/local/share/ca-certificates/",
             '--customize-hook=chroot "$1" update-ca-certificates',

@@ -8,7 +8,9 @@ from pathlib import Path
 import yaml
 
 from lab import services
-from lab.settings import ARCHITECTURE, BUCKET, ORDERS_PORT, REGION, SMTP_PORT, USERNAMES, Lab
+from lab.network import DOMAIN
+from lab.services.secret import secret, word
+from lab.settings import ARCHITECTURE, BUCKET, ORDERS_PORT, REGION, S3_PORT, SMTP_PORT, USERNAMES, Lab
 from lab.shop.database import READER
 from lab.template import render
 
@@ -50,6 +52,11 @@ def write(lab: Lab, stack: str = "airstrip", warehouse: str | None = None, **set
         orders_reader=READER,
         orders_password=services.shop.orders_password(lab),
         smtp_port=SMTP_PORT,
+        smtp_login=services.mail.LOGIN,
+        smtp_password=services.mail.password(lab),
+        domain=DOMAIN,
+        backup_key=secret(lab, "backup_key", lambda: word(64)),
+        s3_port=S3_PORT,
         bigquery=services.bigquery.endpoint(lab) if bigquery else "",
         project=services.bigquery.PROJECT,
     )

@@ -36,6 +36,7 @@ def _names(lab: Lab) -> None:
     folder = lab.state / "dnsmasq"
     for name in ("leases", "names"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "names" / "lab").write_text(f"{lab.gateway} lab.{DOMAIN}\n")
     pid_file = folder / "process.pid"
     start(
         pid_file,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import trustme
 
+from lab.network import DOMAIN
 from lab.settings import Lab
 
 
@@ -23,7 +24,7 @@ def up(lab: Lab) -> None:
         ca = trustme.CA(organization_name=f"Airstrip lab {lab.name}")
         ca.cert_pem.write_to_path(authority(lab))
         ca.private_key_pem.write_to_path(ca_key)
-    certify(lab, "services", [lab.gateway, "lab", "localhost"])
+    certify(lab, "services", [lab.gateway, f"lab.{DOMAIN}", "lab", "localhost"])
     for key in folder.glob("*.key"):
         key.chmod(0o600)
 

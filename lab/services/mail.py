@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from lab.run import start, wait_for
-from lab.services.server import accepts
+from lab.services.secret import secret, word
+from lab.services.server import web
 from lab.settings import SMTP_PORT, Lab
+
+LOGIN = "airflow"
+
+
+def password(lab: Lab) -> str:
+    """The password of the machines' mail account, made once."""
+    return secret(lab, "smtp_password", lambda: word(32))
 
 
 def folder(lab: Lab) -> Path:
     """The folder in which each mail that the lab's machines send becomes a file."""
-    return lab.state / "smtp" / "mail" / "new"
+    return lab.state / "mail_server" / "mail" / "new"
 
 
 def pid_file(lab: Lab) -> Path:
     """The file that names the mail server's process."""
-    return lab.state / "smtp" / "process.pid"
+    return lab.state / "mail_server" / "process.pid"
 
 
-def up(lab: Lab, largest_mail: int = 2**25) -> None:
-    """Start the mail server, which refuses mails with more bytes."""
-    start(
-        pid_file(lab),
-        [
-            *[sys.executable, "-m", "aiosmtpd", "--nosetuid", "--listen", f"{lab.gateway}:{SMTP_PORT}"],
-            *["--size", str(largest_mail), "--class", "aiosmtpd.handlers.Mailbox", str(lab.state / "smtp" / "mail")],
-        ],
-    )
-    wait_for("the mail server", lambda: accepts(lab, SMTP_PORT), 20, pid_file(lab).with_suffix(".log"))
+def up(lab: Lab, largest_mail: int = 2**25, login: str = LOGIN) -> None:
+    """Start the mail server, which refuses mails with more bytes, and whoever has another login."""
+    password(lab)
+    words = ["--login", login, "--password-file", str(lab.state / "smtp_password"), "--size", str(largest_mail)]
+    web(lab, "mail_server", SMTP_PORT, "--folder", str(lab.state / "mail_server" / "mail"), *words, starts_plain=True)

@@ -24,6 +24,11 @@ def endpoint(lab: Lab) -> str:
     return f"https://{lab.gateway}:{S3_PORT}"
 
 
+def pid_file(lab: Lab) -> Path:
+    """The file that names the store's process."""
+    return lab.state / "s3" / "process.pid"
+
+
 def up(lab: Lab) -> None:
     """Start it, and wait until it answers."""
     folder = lab.state / "s3"
@@ -34,9 +39,8 @@ def up(lab: Lab) -> None:
     # Without a key of its own the store refuses to encrypt a bucket.
     (folder / "security.toml").touch(mode=0o600)
     (folder / "security.toml").write_text(f'[s3.sse]\nkek = "{secret(lab, "s3/kek", lambda: word(64))}"\n')
-    pid_file = folder / "process.pid"
-    start(pid_file, _command(lab, folder))
-    log = pid_file.with_suffix(".log")
+    start(pid_file(lab), _command(lab, folder))
+    log = pid_file(lab).with_suffix(".log")
     wait_for("the S3 store", lambda: listens(lab, S3_PORT), 60, log)
     s3 = aws.client(lab, "s3")
 

@@ -30,11 +30,11 @@ def accepts(lab: Lab, port: int) -> bool:
     return False
 
 
-def web(lab: Lab, name: str, port: int, *arguments: str) -> None:
-    """Start a web server of the lab's own behind the lab's certificate."""
+def web(lab: Lab, name: str, port: int, *arguments: str, starts_plain: bool = False) -> None:
+    """Start a server of the lab's own behind the lab's certificate, which it may show at once or when it is asked."""
     pid_file = lab.state / name / "process.pid"
     certificate = ["--certificate", str(lab.certificates / "services.pem")]
     certificate += ["--key", str(lab.certificates / "services.key")]
     address = ["--address", lab.gateway, "--port", str(port)]
     start(pid_file, [sys.executable, "-m", f"lab.{name}", *address, *certificate, *arguments])
-    wait_for(f"lab.{name}", lambda: listens(lab, port), 20, pid_file.with_suffix(".log"))
+    wait_for(f"lab.{name}", lambda: (accepts if starts_plain else listens)(lab, port), 20, pid_file.with_suffix(".log"))

@@ -10,10 +10,12 @@ import shutil
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from etl.report.contract import SALES
+from etl.report.warehouse import Warehouse
 from lab import services
 from lab.run import run, start, wait_for
 from lab.settings import ORDERS_PORT, Lab, LabError
-from lab.shop import seed
+from lab.shop import seed, trade
 
 READER = "report"
 AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
@@ -111,6 +113,31 @@ def table(rows: list[dict[str, str]]) -> str:
     text = io.StringIO()
     csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def sell(lab: Lab, bucket: str, *days: date) -> None:
+    """Let the shop do its trade on some days, and deliver their receipts."""
+    s3 = services.aws.client(lab, "s3")
+    for day in days:
+        rows = table(trade.orders(day))
+        psql(
+            lab,
+            f"delete from orders where order_id like '{day:%y%m%d}-T%';\n"
+            f"copy orders ({', '.join(COLUMNS)}) from stdin with (format csv);\n{rows}\\.\n",
+        )
+        s3.put_object(Bucket=bucket, Key=seed.receipts_key(day), Body=trade.receipts(day))
+
+
+def history(*days: date) -> str:
+    """Return the statements with which the warehouse on the host knows the trade of some days already."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(row for day in days for row in trade.sales(day))
+    create, *_ = Warehouse().create("none")
+    listed = ", ".join(f"'{day}'" for day in days)
+    return (
+        f"set role warehouse;\n{create};\nbegin;\ndelete from sales where day in ({listed});\n"
+        f"copy sales ({', '.join(SALES.names)}) from stdin with (format csv);\n{text.getvalue()}\\.\ncommit;\n"
+    )
 
 
 def deliver(lab: Lab, bucket: str, *days: date) -> None:

@@ -21,21 +21,14 @@ from lab.x_api.fields import (
     USER_FIELDS,
     shown,
 )
+from lab.x_api.limits import LIMITS, Windows
 from lab.x_api.oauth import Keys, credential
 from lab.x_api.pages import Tokens, reachable
 from lab.x_api.people import Person, stamp
 from lab.x_api.query import wanted_fields, whole_number
-from lab.x_api.refusals import PROBLEMS, REFUSALS, Refused, cap, credits, exhausted, invalid, missing
+from lab.x_api.refusals import PROBLEMS, REFUSALS, Refused, cap, credits, exhausted, gone_post, invalid, missing
 
 POST_USD, USER_USD = 0.005, 0.010
-# Requests a window, by credential and route.
-LIMITS = {
-    ("app", "users"): 300,
-    ("user", "users"): 900,
-    ("app", "tweets"): 10_000,
-    ("user", "tweets"): 900,
-    ("app", "usage"): 50,
-}
 
 
 @dataclass
@@ -70,7 +63,8 @@ class XApi:
     """One account with its people, clock, limits, faults, and the log of what it was asked and charged.
 
     `dialect` is `both` (answers as it was asked), `tweet` or `post` (knows one alone), or `mixed` (takes the newer
-    names and counts retweets under the older).
+    names and counts retweets under the older). With `end_is_in` a post of the second `end_time` is within, as some of
+    X's pages say.
     """
 
     keys: Keys
@@ -79,6 +73,7 @@ class XApi:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     window_seconds: int = 900
     token_seconds: int = 3600
+    end_is_in: bool = False
     limits: dict[tuple[str, str], int] = field(default_factory=lambda: dict(LIMITS))
     credits_usd: float = float("inf")
     cap_posts: int = 3_000_000
@@ -88,7 +83,7 @@ class XApi:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._windows: dict[tuple[str, str, int], tuple[int, int]] = {}
+        self._windows = Windows()
         self._nonces: set[str] = set()
         self._bought: Counter[str] = Counter()
 
@@ -141,7 +136,7 @@ class XApi:
 
     def _headers(self, who: str, route: str, now: datetime) -> tuple[dict[str, str], bool]:
         """Count a request; return its headers, and whether it is one too many."""
-        over = False
+        counted, over = self._windows.count(who, route, now, self.limits, self.window_seconds)
         headers = {
             "content-type": "application/json; charset=utf-8",
             "date": f"{now:%a, %d %b %Y %H:%M:%S} GMT",
@@ -149,22 +144,7 @@ class XApi:
             "x-access-level": "read",
             "x-transaction-id": uuid.uuid4().hex[:16],
         }
-        limit = self.limits.get((who, route), 300)
-        for prefix, most, seconds in [
-            ("x-rate-limit", limit, self.window_seconds),
-            (f"x-{who}-limit-24hour", limit * 96, 86_400),
-        ]:
-            begun, used = self._windows.get((who, route, seconds), (0, 0))
-            if now.timestamp() >= begun + seconds:
-                begun, used = int(now.timestamp()), 0
-            self._windows[who, route, seconds] = (begun, used + 1)
-            headers |= {
-                f"{prefix}-limit": str(most),
-                f"{prefix}-remaining": str(max(most - used - 1, 0)),
-                f"{prefix}-reset": str(begun + seconds),
-            }
-            over = over or used >= most
-        return headers, over
+        return headers | counted, over
 
     def _body(self, who: str, route: str, path: str, query: dict, now: datetime, faults: list[Fault]) -> dict:
         if route == "users":
@@ -208,16 +188,17 @@ class XApi:
                     parameter, value, f"`{parameter}` takes 1 to 100 values that match ^{pattern}$, not [{value}]"
                 )
         asked = wanted_fields(query, "user.fields", {"id", "name", "username"}, USER_FIELDS | BARREN_USER_FIELDS)
+        dialect = "post" if self.dialect == "post" else "tweet"
         found, errors = [], []
         for value in values:
             person = next((one for one in self.people if value.lower() in {one.id, one.username.lower()}), None)
             if person and person.status != "suspended":
                 found.append({key: field for key, field in self._user(person).items() if key in asked})
             elif person:
-                errors.append(missing(parameter, value, "Forbidden", f"User has been suspended: [{value}]."))
+                errors.append(missing(parameter, value, "Forbidden", f"User has been suspended: [{value}].", dialect))
             else:
                 detail = f"Could not find user with {parameter}: [{value}]."
-                errors.append(missing(parameter, value, "Not Found Error", detail))
+                errors.append(missing(parameter, value, "Not Found Error", detail, dialect))
         self._charge("user", [user["id"] for user in found], now)
         data = (found[0] if found else None) if parameter == "username" else found
         return {key: value for key, value in {"data": data, "errors": errors}.items() if value}
@@ -249,10 +230,10 @@ class XApi:
         person = next((one for one in self.people if one.id == number), None)
         if person is None or person.status == "suspended":
             detail = f"Could not find user with id: [{number}]."
-            return {"errors": [missing("id", number, "Not Found Error", detail)]}
+            return {"errors": [missing("id", number, "Not Found Error", detail, dialect)]}
         if person.status == "protected":
             detail = f"Sorry, you are not authorized to see the user with id: [{number}]."
-            error = missing("id", number, "Authorization Error", detail)
+            error = missing("id", number, "Authorization Error", detail, dialect)
             return {"errors": [{**error, "type": f"{PROBLEMS[dialect]}/not-authorized-for-resource"}]}
         known = {newer.get(name, name) for name in POST_FIELDS | BARREN_FIELDS | {"referenced_tweets"}}
         known -= {"referenced_posts", "author_id"} if dialect == "post" else set()
@@ -264,11 +245,12 @@ class XApi:
         limit = whole_number(query, "max_results", 10, 5, 100)
         tokens = Tokens(self.keys.bearer_token, self.token_seconds)
         first = tokens.offset(number, query, now)
-        kept = reachable(person, query, now)
+        kept = reachable(person, query, now, self.end_is_in)
         fault = next((one for one in faults if one.kind in {"short_page", "same_token"}), None)
         size = fault.size if fault and fault.kind == "short_page" else limit
         page = kept[first : first + size]
         included = [p["referenced"] for p in page if expands and "referenced" in p]
+        gone = [number for p in page if expands for number in p.get("gone", [])]
         self._charge("post", [post["id"] for post in [*page, *included]], now)
         meta: dict[str, object] = {"result_count": len(page)}
         if page:
@@ -284,6 +266,8 @@ class XApi:
             body["data"] = [shown(post, asked, newer, self.dialect) for post in page]
         if included:
             body["includes"] = {f"{dialect}s": [shown(post, asked, newer, self.dialect) for post in included]}
+        if gone:
+            body["errors"] = [gone_post(number, dialect) for number in gone]
         return {**body, "meta": meta}
 
 

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from lab.x_api.people import FIRST_DAY, Person, stamp
 from lab.x_api.query import moment, whole_number
@@ -16,7 +16,7 @@ from lab.x_api.refusals import invalid
 NEWEST_POSTS, NEWEST_WITHOUT_REPLIES = 3200, 800
 
 
-def reachable(person: Person, query: dict[str, str], now: datetime) -> list[dict]:
+def reachable(person: Person, query: dict[str, str], now: datetime, end_is_in: bool = False) -> list[dict]:
     """The posts that a query can reach. Ids are exclusive, and win over times."""
     start, end = moment(query, "start_time", now), moment(query, "end_time", now)
     if start and end and start >= end:
@@ -28,7 +28,7 @@ def reachable(person: Person, query: dict[str, str], now: datetime) -> list[dict
     since, until = (whole_number(query, name, None, 0, 2**63) for name in ("since_id", "until_id"))
     begin = FIRST_DAY if since is not None else max(start or FIRST_DAY, FIRST_DAY)
     newest = person.posts(begin, now, most)
-    stop = "9999" if end is None or until is not None else stamp(end)
+    stop = "9999" if end is None or until is not None else stamp(end + timedelta(seconds=end_is_in))
     return [
         post
         for post in newest

@@ -90,7 +90,7 @@ def invalid(parameter: str, value: str, message: str) -> Refused:
     return Refused(400, body)
 
 
-def missing(parameter: str, value: str, title: str, detail: str) -> dict[str, str]:
+def missing(parameter: str, value: str, title: str, detail: str, dialect: str) -> dict[str, str]:
     """An error of one resource in an answer of status 200."""
     return {
         "value": value,
@@ -99,5 +99,14 @@ def missing(parameter: str, value: str, title: str, detail: str) -> dict[str, st
         "resource_type": "user",
         "parameter": parameter,
         "resource_id": value,
-        "type": f"{PROBLEMS['tweet']}/resource-not-found",
+        "type": f"{PROBLEMS[dialect]}/resource-not-found",
+    }
+
+
+def gone_post(number: str, dialect: str) -> dict[str, str]:
+    """The error of a post that another refers to, and that was deleted, beside the posts of a page."""
+    parameter = "referenced_posts" if dialect == "post" else "referenced_tweets.id"
+    return {
+        **missing(parameter, number, "Not Found Error", f"Could not find {dialect}: [{number}].", dialect),
+        "resource_type": dialect,
     }

@@ -17,7 +17,7 @@ from lab.x_api.people import Person, lab_people
 STALL_SECONDS = 120
 HTML = b"<html><head><title>503</title></head><body>Over capacity</body></html>"
 # What the control may set.
-SETTINGS = {"dialect", "credits_usd", "cap_posts", "token_seconds", "window_seconds"}
+SETTINGS = {"dialect", "credits_usd", "cap_posts", "token_seconds", "window_seconds", "end_is_in"}
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -8,6 +8,8 @@ import os
 import sys
 import time
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -15,9 +17,17 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from etl import twitter_etl, x_api
-from etl.storage import Storage, StorageRefused
-from etl.twitter_etl import Budget, Extraction
+from etl.errors import PermanentError, TemporaryError
+from etl.storage import Storage
+from etl.x import client as x
+from etl.x.budget import Budget
+from etl.x.days import day_of, window
+from etl.x.errors import XError
+from etl.x.extract import Extraction, extract
+from etl.x.manifest import drift, missing
+from etl.x.prices import dollars
+from etl.x.publish import FORMATS, publish
+from etl.x.users import resolve_users
 
 KEYS = ("bearer_token", "consumer_key", "consumer_secret", "access_token", "access_token_secret")
 
@@ -37,13 +47,14 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--to", default="data", metavar="WHERE", help="a folder or s3://BUCKET (default: data)")
     options.add_argument("--day", type=date.fromisoformat, default=yesterday, help="UTC day (default: yesterday)")
     options.add_argument("--until", type=date.fromisoformat, metavar="DAY", help="and all days up to this one")
-    options.add_argument("--formats", nargs="+", default=["csv"], choices=list(twitter_etl.FORMATS))
+    options.add_argument("--formats", nargs="+", default=["csv"], choices=list(FORMATS))
     options.add_argument("--formula-guard", action="store_true", help="put ' before cells that a spreadsheet would run")
-    options.add_argument("--dialect", default="tweet", choices=["tweet", "post"], help="X's older or newer field names")
     options.add_argument("--no-expand", action="store_true", help="leave retweets cut at 140 characters, and pay less")
     options.add_argument("--strict", action="store_true", help="fail where a user is not shown")
-    options.add_argument("--max-posts", type=int, default=budget.max_posts, help="posts a day (default: %(default)s)")
-    options.add_argument("--max-usd", type=float, default=budget.max_usd, help="USD a day (default: %(default)s)")
+    options.add_argument("--max-posts", type=int, default=budget.posts, help="posts a day (default: %(default)s)")
+    options.add_argument(
+        "--max-usd", type=Decimal, default=dollars(budget.mills), help="USD a day (default: %(default)s)"
+    )
     return options
 
 
@@ -54,7 +65,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     try:
         collect(given, console)
-    except (x_api.XApiError, x_api.Transient, StorageRefused, twitter_etl.QualityError, ModuleNotFoundError) as error:
+    except (PermanentError, TemporaryError, ModuleNotFoundError) as error:
         console.print(f"[red]{type(error).__name__}:[/red] ", end="")
         console.print(str(error), markup=False)
         sys.exit(1)
@@ -65,29 +76,28 @@ def main() -> None:
 
 def collect(given: argparse.Namespace, console: Console) -> None:
     """Collect each day in turn and show what it gave and cost."""
-    keys = x_api.Keys(**{name: os.environ.get(f"X_{name.upper()}", "") for name in KEYS})
+    keys = x.Keys(**{name: os.environ.get(f"X_{name.upper()}", "") for name in KEYS})
     if not keys.bearer_token and not keys.signs:
-        raise x_api.XApiError("there is no key: export X_BEARER_TOKEN=… from X's developer console")
-    client = x_api.Client(keys, os.environ.get("X_API_URL", x_api.BASE_URL), given.dialect)
+        raise XError("there is no key: export X_BEARER_TOKEN=… from X's developer console")
+    client = x.Client(keys, os.environ.get("X_API_URL", x.BASE_URL))
     storage = Storage(given.to)
     day = given.day
     while day <= (given.until or given.day):
-        twitter_etl.day_of(*twitter_etl.window(day))
+        day_of(*window(day))
         with _progress(console) as progress:
             extractions = _extract(client, storage, given, day, progress)
-            manifest = twitter_etl.load(storage, extractions, day, given.formats, given.formula_guard)
+            manifest = publish(storage, extractions, day, given.formats, given.formula_guard)
         Console().print(_table(manifest))
-        warning = twitter_etl.drift(storage, day)
-        if warning:
-            console.print(f"[yellow]{warning}[/yellow]")
+        for warning in filter(None, [*missing(manifest), drift(storage, day)]):
+            console.print(warning, style="yellow", markup=False)
         day += timedelta(days=1)
 
 
 def _extract(
-    client: x_api.Client, storage: Storage, given: argparse.Namespace, day: date, progress: Progress
+    client: x.Client, storage: Storage, given: argparse.Namespace, day: date, progress: Progress
 ) -> list[Extraction]:
-    budget = Budget(given.max_posts, given.max_usd)
-    users = _waiting(progress, lambda: twitter_etl.resolve_users(client, storage, given.usernames, day, given.strict))
+    budget = Budget.of(given.max_posts, given.max_usd)
+    users = _waiting(progress, lambda: resolve_users(client, storage, given.usernames, day, given.strict))
     bar = progress.add_task(str(day), total=len(users), posts=0, note="")
     counts = {"posts": 0}
 
@@ -98,9 +108,7 @@ def _extract(
     extractions = []
     for user in users:
         progress.update(bar, note=user.username)
-        step = lambda user=user: twitter_etl.extract(  # noqa: E731
-            client, storage, user, day, budget, not given.no_expand, advance
-        )
+        step = partial(extract, client, storage, user, day, budget, not given.no_expand, advance)
         extractions.append(_waiting(progress, step))
         progress.advance(bar)
     progress.update(bar, note="")
@@ -108,13 +116,15 @@ def _extract(
 
 
 def _waiting(progress: Progress, step: Any) -> Any:
-    """Do a step; where X limits the rate, wait and do it again: it goes on where it stopped."""
+    """Do a step; where it says when it may be tried again, wait and do so: it goes on where it stopped."""
     while True:
         try:
             return step()
-        except x_api.RateLimited as limited:
-            progress.console.print(str(limited))
-            time.sleep(limited.seconds)
+        except TemporaryError as error:
+            if error.seconds is None:
+                raise
+            progress.console.print(str(error))
+            time.sleep(error.seconds)
 
 
 def _progress(console: Console) -> Progress:

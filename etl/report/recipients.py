@@ -9,7 +9,7 @@ ADDRESS = re.compile(r"[^@\s,;<>\"()]+@([^@\s,;<>\"()]+)")
 
 
 def recipients(asked: list[str], usual: str, domains: str = "") -> str:
-    """Return the addresses to mail, with commas between: those `asked` for, else the `usual` ones.
+    """Return the addresses to mail, each once, sorted, with commas between: those `asked` for, else the `usual` ones.
 
     `usual` and `domains` are texts with commas. Whoever may trigger a run may leave people out; to mail anybody
     else is the administrator's. Raises PermissionError.
@@ -21,7 +21,7 @@ def recipients(asked: list[str], usual: str, domains: str = "") -> str:
             f"{', '.join(strangers)} may not be mailed: add the address to airflow_variables.report_recipients, or its "
             "domain to report_recipient_domains, and run playbooks/site.yml --tags airflow"
         )
-    return ",".join(asked) or usual
+    return ",".join(sorted(_items(",".join(asked)) or known))
 
 
 def _home(address: str) -> str:

@@ -1,19 +1,18 @@
-"""The X API v2 through tweepy: typed errors, a time limit for each request, both dialects of its fields.
+"""The X API v2 through tweepy: typed errors, a time limit for each request, both sets of its field names.
 
 Source: `GET /2/users/by` and `GET /2/users/:id/tweets`.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-import random
-import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -23,8 +22,16 @@ import tweepy
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from etl.x import refusals
+from etl.x.errors import BadPayload, OtherNames, Transient, XError
+
 Dialect = Literal["tweet", "post"]
 
+# A long post's whole text, and the posts that one refers to.
+NAMES: dict[Dialect, tuple[str, str]] = {
+    "tweet": ("note_tweet", "referenced_tweets.id"),
+    "post": ("note_post", "referenced_posts"),
+}
 BASE_URL = "https://api.x.com"
 TWEEPY_HOST = "https://api.twitter.com"
 CONNECT_SECONDS, READ_SECONDS = 5, 30
@@ -32,49 +39,11 @@ CONNECT_SECONDS, READ_SECONDS = 5, 30
 ANSWER_SECONDS = 120
 TRIES = 4
 LONGEST_PAUSE_SECONDS = 60
-LONGEST_WINDOW_SECONDS = 960
 USERS_PER_REQUEST = 100
-POST_USD, USER_USD = 0.005, 0.010
 
 # At DEBUG it writes the token, and it warns of each field of the newer dialect.
 logging.getLogger("tweepy.client").setLevel(logging.ERROR)
 log = logging.getLogger(__name__)
-
-
-class XApiError(Exception):
-    """X refused, and would again; the message says what to change."""
-
-
-class AuthError(XApiError):
-    """The key is wrong (401) or its app may not do this (403)."""
-
-
-class UsageCapped(XApiError):
-    """The month's posts are used up, or the spend limit is reached; waiting for the window does not help."""
-
-
-class CreditsDepleted(XApiError):
-    """The account has no money left (402)."""
-
-
-class TokenExpired(XApiError):
-    """X does not know the page token any more; the pages after it must be asked for by time."""
-
-
-class Transient(Exception):
-    """X or the network failed, several times in a row; later it may work."""
-
-
-class BadPayload(Transient):
-    """X answered what is no answer: cut JSON, or an object without posts, count and errors."""
-
-
-class RateLimited(Exception):
-    """X refuses for `seconds` more, reckoned by its own clock."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"X's rate limit is used up for {seconds:.0f} s more; then it goes on where it stopped")
-        self.seconds = seconds
 
 
 @dataclass(frozen=True)
@@ -125,29 +94,27 @@ class _Endpoint(HTTPAdapter):
         finally:
             # What is left unread must not be taken for the next answer.
             response.raw.close()
-        response._content, response._content_consumed = bytes(content), True
+        response.raw = io.BytesIO(content)
         return response
 
 
 class Client:
     """A client of the X API.
 
-    Raises XApiError where there is no key, or where `base_url` is neither https nor loopback.
+    Raises XError where there is no key, or where `base_url` is neither https nor loopback.
     """
 
-    def __init__(self, keys: Keys, base_url: str = BASE_URL, dialect: Dialect = "tweet") -> None:
+    def __init__(self, keys: Keys, base_url: str = BASE_URL) -> None:
         if not keys.bearer_token and not keys.signs:
-            raise XApiError(
-                "there is no X bearer token: set airflow_connections.x_api.password, run playbooks/site.yml"
-            )
+            raise XError("there is no X bearer token: set airflow_connections.x_api.password, run playbooks/site.yml")
+        base_url = base_url.rstrip("/")
         url = urlsplit(base_url)
         if url.scheme != "https" and not (url.scheme == "http" and url.hostname in {"127.0.0.1", "::1", "localhost"}):
-            raise XApiError(
+            raise XError(
                 f"airflow_connections.x_api.host is {base_url}: use https, the token must not travel in the clear"
             )
-        if dialect not in ("tweet", "post"):
-            raise XApiError(f"the field dialect is {dialect!r}: use tweet, or post for X's newer names")
-        self._dialect, self._user_auth = dialect, not keys.bearer_token
+        self._user_auth = not keys.bearer_token
+        self._dialect: Dialect | None = None
         # wait_on_rate_limit stays off: without a header it asks again at once, and it would hold the task's slot.
         self._client = tweepy.Client(
             keys.bearer_token or None,
@@ -158,10 +125,10 @@ class Client:
         signed_for_x = self._user_auth and base_url == BASE_URL
         self._client.session.mount(TWEEPY_HOST, _Endpoint(TWEEPY_HOST if signed_for_x else base_url))
         # Before tweepy looks: it trips over errors that are not JSON objects.
-        self._client.session.hooks["response"].append(_check)
+        self._client.session.hooks["response"].append(refusals.check)
 
     def users(self, usernames: list[str]) -> Answer:
-        """Ask for at most 100 users by name. Raises XApiError, RateLimited, Transient."""
+        """Ask for at most 100 users by name. Raises XError, RateLimited, Transient."""
         return _patiently(
             lambda: self._client.get_users(
                 usernames=usernames, user_fields=["protected", "public_metrics"], user_auth=self._user_auth
@@ -177,20 +144,38 @@ class Client:
         token: str | None = None,
         size: int = 100,
         expand: bool = True,
+        dialect: Dialect = "tweet",
     ) -> Answer:
         """Ask for one page of 5 to 100 posts of [start, end), newest first.
 
-        `expand` also asks for the posts that these refer to, which X charges too.
-        Raises XApiError, TokenExpired, RateLimited, Transient.
+        `expand` also asks for the posts that these refer to, which X charges too. Where X does not know the field names
+        of a `dialect`, which costs nothing, it is asked with the others from then on.
+        Raises XError, TokenExpired, RateLimited, Transient.
         """
-        fields: dict[str, Any] = {f"{self._dialect}.fields": ["created_at", "lang", "public_metrics"]}
-        names = fields[f"{self._dialect}.fields"]
-        names.append("note_tweet" if self._dialect == "tweet" else "note_post")
-        if expand and self._dialect == "tweet":
-            names.append("referenced_tweets")
-            fields["expansions"] = ["referenced_tweets.id"]
-        elif expand:
-            fields["expansions"] = ["referenced_posts"]
+        first: Dialect = self._dialect or dialect
+        others: dict[Dialect, Dialect] = {"tweet": "post", "post": "tweet"}
+        ask = partial(self._posts, user_id, start, end, token, size, expand)
+        try:
+            return ask(first)
+        except OtherNames:
+            answer = ask(others[first])
+            self._dialect = others[first]
+            return answer
+
+    def _posts(
+        self,
+        user_id: str,
+        start: datetime,
+        end: datetime,
+        token: str | None,
+        size: int,
+        expand: bool,
+        dialect: Dialect,
+    ) -> Answer:
+        note, expansion = NAMES[dialect]
+        fields = {f"{dialect}.fields": ["created_at", "lang", "public_metrics", note]}
+        if expand and dialect == "tweet":
+            fields["tweet.fields"].append("referenced_tweets")
         return _patiently(
             lambda: self._client.get_users_tweets(
                 id=user_id,
@@ -200,6 +185,7 @@ class Client:
                 pagination_token=token,
                 user_auth=self._user_auth,
                 **fields,
+                **({"expansions": [expansion]} if expand else {}),
             ),
             expected={"data", "meta", "errors"},
         )
@@ -230,65 +216,4 @@ def _once(ask: Callable[[], requests.Response], expected: set[str]) -> Answer:
         raise Transient(f"the network failed: {error}") from error
     if not isinstance(body, dict) or not expected & set(body):
         raise BadPayload(f"X's answer has none of {', '.join(sorted(expected))}: {response.content[:200]!r}")
-    return Answer(response.content, body, _server_time(response.headers))
-
-
-def _server_time(headers: Mapping[str, str]) -> datetime:
-    """The time by X's clock, for ours may be wrong."""
-    try:
-        return parsedate_to_datetime(headers["date"]).astimezone(UTC)
-    except (KeyError, ValueError):
-        return datetime.now(UTC).replace(microsecond=0)
-
-
-def _check(response: requests.Response, **_: Any) -> None:
-    """Raise the error that an answer is."""
-    status = response.status_code
-    if status == 200:
-        return
-    try:
-        body = json.loads(response.content)
-    except ValueError:
-        body = {}
-    body = body if isinstance(body, dict) else {}
-    said = body.get("detail") or body.get("title") or response.content[:200].decode(errors="replace")
-    problem = str(body.get("type", "")).rsplit("/", 1)[-1]
-    if status == 402 or problem == "credits":
-        raise CreditsDepleted(f"the X account has no credits (402): buy some in X's developer console. X said: {said}")
-    if problem == "usage-capped" or body.get("title") == "UsageCapExceeded":
-        raise UsageCapped(
-            f"the X account's cap is reached ({body.get('period', 'unknown period')}): raise the spend limit in X's "
-            f"developer console, or wait for the next period. X said: {said}"
-        )
-    if status == 429 and _day_is_used_up(response.headers):
-        raise UsageCapped("X's limit of requests in 24 hours is used up: clear the failed tasks when the day is over")
-    if status == 429:
-        raise RateLimited(_pause(response.headers))
-    if status == 401:
-        raise AuthError(
-            "X refused the key (401): renew it in X's developer console, set airflow_connections.x_api.password "
-            "(or the four keys in its extra) and run playbooks/site.yml"
-        )
-    if status == 403:
-        raise AuthError(f"X forbids this app the request (403): attach the app to a project. X said: {said}")
-    if status >= 500 or status == 408:
-        raise Transient(f"X answered {status}: {said}")
-    errors = [error for error in body.get("errors") or [] if isinstance(error, dict)]
-    parameters = [name for error in errors for name in error.get("parameters") or {}]
-    if "pagination_token" in parameters:
-        raise TokenExpired(f"X does not know the page token any more ({status})")
-    detail = "; ".join(str(error.get("message", error)) for error in errors)
-    raise XApiError(f"X refused the request ({status}): {detail or said}")
-
-
-def _pause(headers: Mapping[str, str]) -> float:
-    """Seconds until the limit's window ends, and up to 5 more, for all tasks wait for the same moment."""
-    reset = headers.get("x-rate-limit-reset", "")
-    left = int(reset) - _server_time(headers).timestamp() if re.fullmatch(r"\d+", reset) else 0
-    # Without a time to go by, a minute is short for the window of 15 and long for a server.
-    return min(left if left > 0 else 60, LONGEST_WINDOW_SECONDS) + random.uniform(0, 5)
-
-
-def _day_is_used_up(headers: Mapping[str, str]) -> bool:
-    """Whether it is the limit of 24 hours that is reached, for which no task should wait."""
-    return any(headers.get(f"x-{who}-limit-24hour-remaining") == "0" for who in ("app", "user"))
+    return Answer(response.content, body, refusals.server_time(response.headers))

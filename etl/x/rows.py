@@ -1,10 +1,8 @@
-"""Posts as X sends them, made into clean rows, checked, and written as CSV or Parquet."""
+"""Posts as X sends them, made into clean rows and checked."""
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -14,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-# The contract: names and order stay; whoever changes them raises SCHEMA_VERSION.
-COLUMNS = ["username", "text", "like_count", "retweet_count", "created_at", "post_id", "lang", "fetched_at"]
-SCHEMA_VERSION = 1
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-TIME = "%Y-%m-%dT%H:%M:%SZ"
+from etl.x.contract import POSTS
+
+FEW = 5
+# All of Unicode's controls but \n and \t.
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass
@@ -31,7 +29,7 @@ class Batch:
     duplicates: int = 0
     superseded: int = 0
     outside: int = 0
-    rejected: list[dict[str, str]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
     fetched_at: datetime | None = None
 
 
@@ -49,12 +47,13 @@ def transform(username: str, pages: Iterable[tuple[dict[str, Any], datetime]], s
         batch.received += len(posts)
         batch.fetched_at = fetched_at
         batch.announced += int(body.get("meta", {}).get("result_count", len(posts)))
-        whole = {post["id"]: post for posts in body.get("includes", {}).values() for post in posts if "text" in post}
+        included = [post for posts in body.get("includes", {}).values() for post in posts if isinstance(post, dict)]
+        whole = {post["id"]: post for post in included if {"id", "text"} <= post.keys()}
         for post in posts:
             try:
                 row = clean_post(username, post, fetched_at, whole)
             except ValueError as error:
-                batch.rejected.append({"post_id": str(post.get("id", "")), "reason": str(error)})
+                batch.rejected.append({"post_id": _id(post), "reason": str(error), "post": post})
                 continue
             if not start <= row["created_at"] < end:
                 batch.outside += 1
@@ -75,14 +74,27 @@ def transform(username: str, pages: Iterable[tuple[dict[str, Any], datetime]], s
 def clean_post(
     username: str, post: dict[str, Any], fetched_at: datetime, whole: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return one row with the keys of COLUMNS; times are datetimes in UTC. Raises ValueError with the reason.
+    """Return one row with the keys of POSTS; times are datetimes in UTC. Raises ValueError with the reason.
 
     `whole` are the posts that others refer to, by id.
     """
+    if not isinstance(post, dict):
+        raise ValueError("no post")
+    try:
+        return _row(username, post, fetched_at, whole or {})
+    except (TypeError, AttributeError, KeyError, OverflowError) as error:
+        raise ValueError(f"not as X describes a post: {type(error).__name__}") from error
+
+
+def _id(post: Any) -> str:
+    return str(post.get("id", "")) if isinstance(post, dict) else ""
+
+
+def _row(username: str, post: dict[str, Any], fetched_at: datetime, whole: dict[str, Any]) -> dict[str, Any]:
     number = str(post.get("id", ""))
     if not re.fullmatch(r"[0-9]{1,19}", number):
         raise ValueError("no id")
-    text = _text(post, whole or {})
+    text = _text(post, whole)
     if text is None:
         raise ValueError("no text")
     try:
@@ -100,6 +112,17 @@ def clean_post(
         "lang": str(post.get("lang") or "und"),
         "fetched_at": fetched_at,
     }
+
+
+def lacking(posts: list[dict[str, Any]]) -> list[str]:
+    """Return the fields that were asked for and that no post of a page has."""
+    asked = {
+        "created_at": lambda post: post.get("created_at"),
+        "public_metrics": lambda post: post.get("public_metrics"),
+    }
+    whole = [post for post in posts if isinstance(post, dict)]
+    # Of a few posts each may be odd by itself.
+    return [name for name, value in asked.items() if len(whole) >= FEW and not any(map(value, whole))]
 
 
 def _text(post: dict[str, Any], whole: dict[str, Any]) -> str | None:
@@ -128,34 +151,23 @@ def clean_text(text: str) -> str:
 
     Line ends become \\n, lone surrogates U+FFFD; control characters but \\n and \\t go.
     """
-    text = html.unescape(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(character for character in text if character in "\n\t" or unicodedata.category(character) != "Cc")
+    text = html.unescape(text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def to_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Return rows as a frame with COLUMNS (strings, int64 counts, UTC times), oldest post first."""
-    frame = pd.DataFrame(list(rows), columns=COLUMNS).astype(
-        {
-            **dict.fromkeys(["username", "text", "post_id", "lang"], "str"),
-            **dict.fromkeys(["like_count", "retweet_count"], "int64"),
-            **dict.fromkeys(["created_at", "fetched_at"], "datetime64[us, UTC]"),
-        }
-    )
+    """Return rows as a frame with the columns and types of POSTS, oldest post first."""
+    frame = POSTS.typed(pd.DataFrame(list(rows), columns=POSTS.names))
     return frame.sort_values(["created_at", "post_id"], ignore_index=True)
 
 
 def problems(batch: Batch, start: datetime, end: datetime) -> list[str]:
     """What speaks against publishing a batch; nothing if it is good."""
     frame = batch.frame
-    found = []
-    if list(frame.columns) != COLUMNS:
-        found.append(f"the columns are {', '.join(frame.columns)}")
+    if found := POSTS.problems(frame):
         return found
-    if not frame.post_id.is_unique:
-        found.append("a post is there twice")
-    if frame.isna().to_numpy().any():
-        found.append("a value is missing")
     if not ((frame.created_at >= start) & (frame.created_at < end)).all():
         found.append("a post lies outside the day")
     if batch.received != batch.announced:
@@ -166,36 +178,3 @@ def problems(batch: Batch, start: datetime, end: datetime) -> list[str]:
     if len(batch.rejected) * 2 > batch.received:
         found.append(f"{len(batch.rejected)} of {batch.received} posts were rejected: {batch.rejected[0]['reason']}")
     return found
-
-
-def to_csv(frame: pd.DataFrame, formula_guard: bool = False) -> bytes:
-    """Return the frame as UTF-8 CSV: all quoted, lines end with \\n, a header even for no rows.
-
-    `formula_guard` puts ' before a cell that a spreadsheet would run; the text then differs from what was said.
-    """
-    frame = frame.assign(**{name: frame[name].dt.strftime(TIME) for name in ("created_at", "fetched_at")})
-    if formula_guard:
-        guarded = {name: frame[name].map(_guard) for name in ("username", "text", "lang")}
-        frame = frame.assign(**guarded)
-    buffer = io.StringIO(newline="")
-    frame.to_csv(buffer, index=False, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    return buffer.getvalue().encode()
-
-
-def _guard(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) else text
-
-
-def to_parquet(frame: pd.DataFrame) -> bytes:
-    """Return the frame as Parquet, times in UTC. Raises ModuleNotFoundError without pyarrow."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    strings = {name: pa.string() for name in ("username", "text", "post_id", "lang")}
-    counts = {name: pa.int64() for name in ("like_count", "retweet_count")}
-    # Athena reads milliseconds.
-    times = {name: pa.timestamp("ms", "UTC") for name in ("created_at", "fetched_at")}
-    schema = pa.schema([(name, {**strings, **counts, **times}[name]) for name in COLUMNS])
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False), buffer, compression="zstd")
-    return buffer.getvalue()

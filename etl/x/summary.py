@@ -9,26 +9,28 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from etl import twitter_etl
+from etl.contract import TYPES
 from etl.storage import Storage
+from etl.x.contract import POSTS
+from etl.x.manifest import manifest_of
 
 SUMMARY = "curated/x/summary"
 COLUMNS = ["username", "posts", "like_count", "retweet_count", "busiest_hour", "most_liked_post_id"]
 
 
-def summarise(storage: Storage, day: date) -> list[str]:
+def summarise(storage: Storage, day: date, columns: list[str]) -> list[str]:
     """Write a day's summary.csv and one summary.png a user with posts read; return their addresses.
 
-    Raises FileNotFoundError where the day is not published.
+    It reads no other `columns` of the posts. Raises FileNotFoundError where the day is not published.
     """
-    manifest = twitter_etl.manifest_of(storage, day)
+    manifest = manifest_of(storage, day)
     if manifest is None:
         raise FileNotFoundError(f"{day} is not published: run the DAG twitter for it")
     rows, written = [], []
     for user in manifest["users"]:
-        if "objects" not in user:
+        if not user.get("objects"):
             continue
-        frame = posts(storage, user)
+        frame = posts(storage, user, columns)
         rows.append(row(user["username"], frame))
         key = f"{SUMMARY}/dt={day}/user_id={user['id']}/summary.png"
         written.append(storage.put(key, picture(user["username"], day, frame)))
@@ -37,16 +39,16 @@ def summarise(storage: Storage, day: date) -> list[str]:
     return written
 
 
-def posts(storage: Storage, user: dict[str, Any]) -> pd.DataFrame:
-    """Return one user's published posts with the columns of x_posts.COLUMNS, times in UTC."""
+def posts(storage: Storage, user: dict[str, Any], columns: list[str]) -> pd.DataFrame:
+    """Return columns of one user's published posts, times in UTC."""
     objects = {entry["key"].rsplit(".", 1)[1]: entry["key"] for entry in user["objects"]}
     if "csv" in objects:
-        text = ["username", "text", "post_id", "lang"]
-        frame = pd.read_csv(
-            io.BytesIO(storage.get(objects["csv"])), dtype=dict.fromkeys(text, "str"), keep_default_na=False
-        )
-        return frame.assign(created_at=pd.to_datetime(frame.created_at, utc=True))
-    return pd.read_parquet(io.BytesIO(storage.get(objects["parquet"])))
+        types = {column.name: TYPES[column.type][0] for column in POSTS.columns if column.type != "timestamp"}
+        times = [column.name for column in POSTS.columns if column.type == "timestamp" and column.name in columns]
+        content = io.BytesIO(storage.get(objects["csv"]))
+        frame = pd.read_csv(content, usecols=columns, dtype=types, keep_default_na=False)
+        return frame.assign(**{name: pd.to_datetime(frame[name], utc=True) for name in times})
+    return pd.read_parquet(io.BytesIO(storage.get(objects["parquet"])), columns=columns)
 
 
 def row(username: str, frame: pd.DataFrame) -> dict[str, Any]:

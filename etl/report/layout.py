@@ -9,6 +9,8 @@ from datetime import date
 
 # The days that the report shows, its own among them.
 DAYS = 14
+# How many days an order may move and still be counted once.
+MOVES = 31
 
 
 def orders(day: date | str) -> str:
@@ -34,3 +36,11 @@ def refused(day: date | str) -> str:
 def report(day: date | str) -> str:
     """The folder of a day's report."""
     return f"curated/report/daily/dt={day}"
+
+
+NOTES = "curated/report/notes/"
+
+
+def notes(day: date | str) -> str:
+    """The folder of what is noted of a day."""
+    return f"{NOTES}dt={day}"
