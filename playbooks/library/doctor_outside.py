@@ -27,6 +27,14 @@ options:
     type: list
     elements: int
     required: true
+  asked:
+    description: When the host was asked what time it is, in seconds since 1970 by this clock.
+    type: float
+    required: true
+  answered:
+    description: What the host's clock said then.
+    type: float
+    required: true
   username:
     description: The administrator.
     type: str
@@ -44,6 +52,8 @@ EXAMPLES = r"""
     address: 192.0.2.10
     server_name: airflow.example.com
     closed_ports: [5432, 6379]
+    asked: "{{ before }}"
+    answered: "{{ host_time }}"
     username: admin
     password: "{{ password }}"
   delegate_to: localhost
@@ -60,6 +70,7 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
@@ -74,6 +85,7 @@ class Doctor:
     def __init__(self, parameters: dict) -> None:
         self.address, self.name = parameters["address"], parameters["server_name"]
         self.credentials = {"username": parameters["username"], "password": parameters["password"]}
+        self.asked, self.answered = parameters["asked"], parameters["answered"]
         self.ports = parameters["closed_ports"]
         self.context = ssl.create_default_context()
         for pem in parameters["authorities"] or []:
@@ -107,6 +119,13 @@ class Doctor:
         if answer.status != 301 or not location.startswith("https://"):
             raise Sick(f"port 80 answers {answer.status}", "run playbooks/site.yml --tags nginx")
         return f"port 80 leads to {location}"
+
+    def clock(self) -> str:
+        # The host said what time it is between two moments of this clock.
+        wrong = max(self.asked - self.answered, self.answered - time.time())
+        if wrong > 5:
+            raise Sick(f"{wrong:.0f} s away from the controller's", "sudo systemctl restart chrony; chronyc tracking")
+        return "agrees with the controller's"
 
     def login(self) -> str:
         answer = self.request("POST", "/auth/token", self.credentials)
@@ -150,13 +169,15 @@ def main() -> None:
             "authorities": {"type": "list", "elements": "str"},
             "certificate": {"type": "str"},
             "closed_ports": {"type": "list", "elements": "int", "required": True},
+            "asked": {"type": "float", "required": True},
+            "answered": {"type": "float", "required": True},
             "username": {"type": "str", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
         },
         supports_check_mode=True,
     )
     doctor = Doctor(module.params)
-    names = ("tls", "redirect", "login", "closed_paths", "closed_ports")
+    names = ("clock", "tls", "redirect", "login", "closed_paths", "closed_ports")
     module.exit_json(changed=False, findings=examine({name.replace("_", " "): getattr(doctor, name) for name in names}))
 
 

@@ -17,6 +17,16 @@ options:
         file's, or generates one where there is no file.
     type: dict
     required: true
+  made:
+    description: File that is there once the secrets were made, so that a missing C(fernet) key is a lost one.
+    type: path
+  step:
+    description:
+      - C(keep) what is there; C(rotate) makes new ones, but of those that have a C(value), and leaves
+        the old C(fernet) keys behind the new one, to be read with; C(settle) forgets them.
+    type: str
+    default: keep
+    choices: [keep, rotate, settle]
 author: Airstrip
 """
 
@@ -84,42 +94,57 @@ def sync(directory: str) -> None:
     os.close(folder)
 
 
+def wanted(secret: dict[str, str], kept: str | None, step: str) -> str:
+    """What a secret's file is to hold; a key that encrypts may have older ones behind it, which only read."""
+    given, make = secret["value"], GENERATORS[secret["kind"]]
+    if secret["kind"] != "fernet" or not kept:
+        return given or (kept if step != "rotate" else None) or make()
+    first, *older = kept.split(",")
+    if step == "settle":
+        return first
+    if step == "rotate" and (given or first) == first and not older:
+        return kept if given else f"{make()},{kept}"
+    return kept if given in {"", first} else f"{given},{kept}"
+
+
+def conflicting(
+    secrets: dict[str, dict[str, str]], kept: dict[str, str | None], step: str, made: bool = False
+) -> list[str]:
+    """Names of the keys of what is encrypted that are lost, or that another was given for."""
+    keys = [name for name, secret in secrets.items() if secret["kind"] == "fernet"]
+    lost = [name for name in keys if not kept[name] and not secrets[name]["value"] and (made or any(kept.values()))]
+    others = [
+        name for name in keys if kept[name] is not None and secrets[name]["value"] not in {"", kept[name].split(",")[0]}
+    ]
+    return lost + (others if step == "keep" else [])
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "directory": {"type": "path", "required": True},
             "secrets": {"type": "dict", "required": True, "no_log": True},
+            "made": {"type": "path"},
+            "step": {"default": "keep", "choices": ["keep", "rotate", "settle"]},
         },
         supports_check_mode=True,
     )
-    directory = module.params["directory"]
+    directory, step = module.params["directory"], module.params["step"]
     values, changed = {}, []
+    before = {name: read(os.path.join(directory, name)) for name in module.params["secrets"]}
+    made = bool(module.params["made"]) and os.path.exists(module.params["made"])
+    if conflicts := conflicting(module.params["secrets"], before, step, made):
+        # Not a failure of this task, whose output is hidden, but for the next one to explain.
+        module.exit_json(changed=False, conflicts=conflicts, secrets={})
     if not closed(directory, 0o700):
         changed.append(directory)
         if not module.check_mode:
             os.makedirs(directory, exist_ok=True)
             close(directory, 0o700)
-    conflicts = [
-        name
-        for name, secret in module.params["secrets"].items()
-        if secret["kind"] == "fernet"
-        and secret["value"]
-        and read(os.path.join(directory, name)) not in (None, secret["value"])
-    ]
-    others = [name for name in module.params["secrets"] if read(os.path.join(directory, name))]
-    conflicts += [
-        name
-        for name, secret in module.params["secrets"].items()
-        if secret["kind"] == "fernet" and not secret["value"] and name not in others and others
-    ]
-    if conflicts:
-        # Not a failure of this task, whose output is hidden, but for the next one to explain.
-        module.exit_json(changed=False, conflicts=conflicts, secrets={})
     for name, secret in module.params["secrets"].items():
         path = os.path.join(directory, name)
-        kept = read(path)
-        values[name] = secret["value"] or kept or GENERATORS[secret["kind"]]()
-        if kept == values[name] and closed(path, 0o600):
+        values[name] = wanted(secret, before[name], step)
+        if before[name] == values[name] and closed(path, 0o600):
             continue
         changed.append(path)
         if module.check_mode:

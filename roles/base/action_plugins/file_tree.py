@@ -9,7 +9,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
 
-OPTIONS = ("directories", "links", "files", "verify", "until")
+OPTIONS = ("directories", "links", "files", "verify", "until", "prune")
 
 
 class ActionModule(ActionBase):

@@ -32,6 +32,10 @@ options:
   links:
     description: Path to target.
     type: dict
+  prune:
+    description: Folders on the host from which every file goes that is not wanted, but for Python's bytecode.
+    type: list
+    elements: path
   verify:
     description: Commands, as lists of words, that must succeed once all files are in place.
     type: list
@@ -220,7 +224,17 @@ def entries(wanted: dict) -> list[Entry]:
     folders = [Entry(path, "directory", options or {}) for path, options in wanted["directories"].items()]
     files = [Entry(path, options.get("state", "file"), options) for path, options in wanted["files"].items()]
     links = [Entry(path, "link", {"target": target}) for path, target in wanted["links"].items()]
-    return folders + files + links
+    strangers = [Entry(path, "absent", {}) for folder in wanted["prune"] for path in strangers_in(folder, wanted)]
+    return folders + files + links + strangers
+
+
+def strangers_in(folder: str, wanted: dict) -> list[str]:
+    """Files beneath a folder that nobody wants."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        found += [os.path.join(parent, name) for name in names]
+    return sorted({*found} - {*wanted["files"], *wanted["links"]})
 
 
 def main() -> None:
@@ -229,6 +243,7 @@ def main() -> None:
             "files": {"type": "dict", "default": {}},
             "directories": {"type": "dict", "default": {}},
             "links": {"type": "dict", "default": {}},
+            "prune": {"type": "list", "elements": "path", "default": []},
             "verify": {"type": "list", "elements": "list", "default": []},
             "until": {"type": "path"},
         },

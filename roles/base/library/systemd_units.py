@@ -96,6 +96,18 @@ def carry_out(module: AnsibleModule, steps: list[tuple[list[str], list[str]]]) -
     return said
 
 
+def read(module: AnsibleModule, units: list[str]) -> dict[str, dict[str, str]]:
+    """Return the properties of each unit, once systemd has read its file."""
+    try:
+        states = dict(zip(units, properties(units, PROPERTIES), strict=True))
+    except subprocess.CalledProcessError as error:
+        module.fail_json(msg=f"systemctl show said: {error.stderr.strip()}")
+    if any(state["NeedDaemonReload"] == "yes" for state in states.values()) and not module.check_mode:
+        module.run_command(["systemctl", "daemon-reload"], check_rc=True)
+        states = dict(zip(units, properties(units, PROPERTIES), strict=True))
+    return states
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -110,13 +122,7 @@ def main() -> None:
     given = module.params
     pairs = given["names"] + [[unit] for unit in given["others"]]
     flat = [unit for pair in pairs for unit in pair] + given["stopped"]
-    try:
-        states = dict(zip(flat, properties(flat, PROPERTIES), strict=True))
-    except subprocess.CalledProcessError as error:
-        module.fail_json(msg=f"systemctl show said: {error.stderr.strip()}")
-    if any(state["NeedDaemonReload"] == "yes" for state in states.values()) and not module.check_mode:
-        module.run_command(["systemctl", "daemon-reload"], check_rc=True)
-        states = dict(zip(flat, properties(flat, PROPERTIES), strict=True))
+    states = read(module, flat)
 
     def running(unit: str) -> bool:
         return states[unit]["ActiveState"] in RUNNING
@@ -126,17 +132,21 @@ def main() -> None:
     def stale(unit: str) -> bool:
         return moment(states[unit]["InactiveExitTimestamp"]) < newest
 
-    # Of a pair the one that runs is meant, else the first.
-    chosen = [next((unit for unit in pair if running(unit)), pair[0]) for pair in pairs]
+    def enabled(unit: str) -> bool:
+        return states[unit]["UnitFileState"] == "enabled"
+
+    # Of a pair the one that runs is meant, else the one that would run after a boot, else the first.
+    chosen = [min(pair, key=lambda unit: (not running(unit), not enabled(unit))) for pair in pairs]
     enable = [unit for unit in chosen if states[unit]["UnitFileState"] not in ENABLED]
     start = [unit for unit in chosen if not running(unit)]
     restart = [unit for unit in chosen[: len(given["names"])] if running(unit) and stale(unit)]
-    stop = [unit for unit in given["stopped"] if running(unit) or states[unit]["UnitFileState"] == "enabled"]
+    stop = [unit for unit in given["stopped"] if running(unit) or enabled(unit)]
     steps = (
         (["systemctl", "disable", "--now"], stop),
         (["systemctl", "enable"], enable),
-        (["systemctl", "start"], start),
+        # First, so that what starts finds the others as they shall be.
         (given["restart_with"] or ["systemctl", "restart"], restart),
+        (["systemctl", "start"], start),
     )
     said = [] if module.check_mode else carry_out(module, [step for step in steps if step[1]])
     changes = {"enable": enable, "start": start, "restart": restart, "stop": stop}

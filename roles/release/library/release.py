@@ -52,6 +52,12 @@ options:
     description: Whether C(stage) makes a release of code that is live already, so that every host has the same.
     type: bool
     default: false
+  through:
+    description:
+      - For C(stage) and C(choose), whether to switch and finish too, since no other host has to be ready first.
+      - Not where the packages of what was staged are missing.
+    type: bool
+    default: false
   virtualenv:
     description: Virtualenv that the release runs in, for C(stage).
     type: path
@@ -106,6 +112,10 @@ ready:
   description: Whether the release has been examined; if not, its virtualenv must be made first.
   type: bool
   returned: for C(stage)
+finished:
+  description: Whether it is live and all is done, because of C(through).
+  type: bool
+  returned: for C(stage) and C(choose)
 seconds:
   description: What each part took.
   type: dict
@@ -165,6 +175,7 @@ def main() -> None:
             "release": {"type": "str", "default": ""},
             "action": {"type": "str", "default": "update"},
             "force": {"type": "bool", "default": False},
+            "through": {"type": "bool", "default": False},
             "virtualenv": {"type": "path"},
             "components": {"type": "list", "elements": "str"},
             "import_seconds": {"type": "int"},

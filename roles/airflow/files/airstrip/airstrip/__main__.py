@@ -6,9 +6,20 @@ import os
 import sys
 
 from airstrip import components
-from airstrip.release import command
+from airstrip.release import command as release
+from airstrip.watch import command as watch
+from airstrip.watch import heal, status, why
 
-COMMANDS = {"health": components.main, "release": command.main}
+COMMANDS = {
+    "ack": watch.ack,
+    "check": watch.check,
+    "heal": heal.main,
+    "health": components.main,
+    "release": release.main,
+    "status": status.main,
+    "watch": watch.watch,
+    "why": why.main,
+}
 
 
 def main() -> int:

@@ -21,8 +21,8 @@ class ReleaseBundle(BaseDagBundle):
 
     def __init__(self, *, root: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._root = Path(root)
-        self._live = None if self.version else releases.live(self._root)
+        self.root = Path(root)
+        self._live = None if self.version else releases.live(self.root)
 
     def initialize(self) -> None:
         """Make sure that a release which a task asks for is there; raise AirflowException if it is not."""
@@ -35,16 +35,16 @@ class ReleaseBundle(BaseDagBundle):
 
     def refresh(self) -> None:
         """Look which release is live. Nothing else does, so that no parse straddles two releases."""
-        self._live = releases.live(self._root)
+        self._live = releases.live(self.root)
 
     @property
     def path(self) -> Path:
         """The folder of the release."""
-        return releases.path(self._root, self.version or self._live or "none")
+        return releases.path(self.root, self.version or self._live or "none")
 
     def file(self, dag: str, otherwise: str) -> str:
         """Return the file that a DAG has in this release, which may be elsewhere in the live one."""
-        return releases.manifest(self._root, self.path.name)["dags"].get(dag, otherwise)
+        return releases.manifest(self.root, self.path.name)["dags"].get(dag, otherwise)
 
     def get_current_version(self) -> BundleVersion | None:
         """Return the id of the release as the version."""

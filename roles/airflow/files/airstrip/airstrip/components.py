@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 import time
-import urllib.request
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,16 +39,22 @@ class Component:
 TABLE = {
     name: Component(**row) for name, row in json.loads(Path(__file__).with_name("components.json").read_text()).items()
 }
-HEALTH = f"http://127.0.0.1:{TABLE['api-server'].port}/api/v2/monitor/health"
+# How long what was restarted may take until its first heartbeat.
+HEALTHY_SECONDS = 120
+API = f"http://127.0.0.1:{TABLE['api-server'].port}"
+HEALTH = f"{API}/api/v2/monitor/health"
 
 
-def sick(components: Collection[str] = ()) -> list[str]:
+def sick(components: Collection[str] = (), seconds: float = 5) -> list[str]:
     """Return which components have no fresh heartbeat: of these, or of all that Airflow knows of.
 
-    The metadata database is one of them. Without an answer the API server is the sick one.
+    The metadata database is one of them. Without an answer within so many seconds the API server is the sick one.
     """
+    # It takes longer to import than most steps of a release take, of which few ask.
+    import urllib.request
+
     try:
-        with urllib.request.urlopen(HEALTH, timeout=5) as answer:
+        with urllib.request.urlopen(HEALTH, timeout=seconds) as answer:
             states = json.load(answer)
     except (OSError, ValueError):
         return ["api-server"]
@@ -60,7 +65,7 @@ def sick(components: Collection[str] = ()) -> list[str]:
     return sorted(names.get(name, name) for name in asked if (states.get(name) or {}).get("status") != "healthy")
 
 
-def wait_until_healthy(components: Collection[str], seconds: float) -> list[str]:
+def wait_until_healthy(components: Collection[str], seconds: float = HEALTHY_SECONDS) -> list[str]:
     """Wait until no component is sick; return those that still are after so many seconds."""
     deadline = time.monotonic() + seconds
     while (found := sick(components)) and time.monotonic() < deadline:

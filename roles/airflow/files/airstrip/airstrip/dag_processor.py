@@ -1,14 +1,19 @@
-"""`airflow dag-processor`, in a hurry where many files are new, and with two faults of Airflow 3.3 mended.
+"""`airflow dag-processor`, at once at a new release and in a hurry at a large one, with two faults of Airflow mended.
 
-Both show when a run has failed. It notes the callback of a run as a second entry of the DAG's file, without a time. It
-then takes the file for one that was never read, and reads it again and again for as long as the process lives
-(apache/airflow 73432). And it looks for the callback of an older release's run in the file that the DAG has today.
+The faults of Airflow 3.3 show when a run has failed. It notes the run's callback as a second entry of the DAG's file,
+without a time. It then takes the file for one that was never read, and reads it again and again for as long as the
+process lives (apache/airflow 73432). And it looks for the callback of an older release's run in the file that the DAG
+has today.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
+import selectors
 import sys
+from pathlib import Path
 from typing import Any
 
 from airflow.__main__ import main as airflow
@@ -17,10 +22,11 @@ from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.dag_processing.manager import DagFileInfo, DagFileProcessorManager
 
 from airstrip.bundle import ReleaseBundle
-from airstrip.examination import at_once
+from airstrip.gate.process import at_once
 
 # So many files that wait are a new release, and no single edits.
 MANY = 10
+IN_MOVED_TO = 0x80
 
 
 def forget_callbacks() -> None:
@@ -52,6 +58,28 @@ def find_moved_files() -> None:
     DagFileProcessorManager.prepare_callback_bundle = prepare_and_find
 
 
+def notice_switches() -> None:
+    """Let the end of the pause between two looks be the switch to another release, and not a second."""
+    prepare = DagFileProcessorManager.prepare_bundles
+
+    @functools.wraps(prepare)
+    def prepare_and_watch(self: DagFileProcessorManager) -> None:
+        prepare(self)
+        for bundle in self._dag_bundles:
+            if isinstance(bundle, ReleaseBundle) and (moves := moves_into(bundle.root)) >= 0:
+                # What is registered is called when it has something to say; one that is done with says False.
+                self.selector.register(moves, selectors.EVENT_READ, (lambda moves: bool(os.read(moves, 4096)), None))
+
+    DagFileProcessorManager.prepare_bundles = prepare_and_watch
+
+
+def moves_into(folder: Path) -> int:
+    """Return the number of an open file that can be read once something was moved into a folder (inotify); or -1."""
+    libc = ctypes.CDLL(None)
+    number = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    return number if libc.inotify_add_watch(number, os.fsencode(folder), IN_MOVED_TO) >= 0 else -1
+
+
 def hurry() -> None:
     """Let many files that wait take all processors that memory has room for: their release is live with the last."""
     start = DagFileProcessorManager._start_new_processes
@@ -73,6 +101,7 @@ def main() -> None:
     """Run it with the arguments of `airflow dag-processor`."""
     forget_callbacks()
     find_moved_files()
+    notice_switches()
     hurry()
     sys.argv = ["airflow", "dag-processor", *sys.argv[1:]]
     airflow()

@@ -4,6 +4,8 @@ database.py state USERNAME  prints a JSON object: migration_needed; administrato
                             whether the user exists with the password of the secrets; and pools with their slots
 database.py behind          prints the version tables whose revision is another than this Airflow wants
 database.py wait            waits until the database answers at the revision that this Airflow needs
+database.py tables          prints the tables that `airflow db clean` may clean, with commas between
+database.py read            reads with the Fernet key what Airflow encrypted, from standard input, and prints nothing
 
 It is run as a file, with whatever virtualenv is live, so that it is the same for all of them.
 """
@@ -112,5 +114,23 @@ def wait() -> None:
         time.sleep(1)
 
 
+def say_tables() -> None:
+    """Print the tables that can be cleaned: not `dag`, which holds what is still there (apache/airflow #71864)."""
+    from airflow.utils.db_cleanup import config_dict
+
+    print(",".join(sorted(set(config_dict) - {"dag"})))
+
+
+def read() -> None:
+    """Read what Airflow encrypted. Raises SystemExit where the key is another."""
+    from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+    try:
+        MultiFernet([Fernet(key) for key in credential("fernet_key").split(",")]).decrypt(sys.stdin.read())
+    except InvalidToken:
+        raise SystemExit("another key encrypted this") from None
+
+
 if __name__ == "__main__":
-    {"state": state, "wait": wait, "behind": say_behind}[sys.argv[1]](*sys.argv[2:])
+    programs = {"state": state, "wait": wait, "behind": say_behind, "tables": say_tables, "read": read}
+    programs[sys.argv[1]](*sys.argv[2:])

@@ -9,9 +9,7 @@ import contextlib
 import hashlib
 import json
 import select
-import socket
 import time
-from collections import deque
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +30,7 @@ from sqlalchemy import select as query
 from sqlalchemy import update
 
 from airstrip.lost import LOST, bury_the_dead, give_back, prepare_rerun, reset
+from airstrip.runner_client import Runner
 from airstrip.systemd import notify
 
 if TYPE_CHECKING:
@@ -39,54 +38,8 @@ if TYPE_CHECKING:
     from airflow.executors.workloads.types import WorkloadKey
 
 SOCKETS = Path("/run/airflow-runner")
-ANSWER_SECONDS = 10
 LOOK_SECONDS = 1
 KEYS = {kind.__name__: kind for kind in (TaskInstanceKey, CallbackKey, ConnectionTestKey)}
-
-
-class Runner:
-    """The connection to a runner; its methods raise OSError once it is broken."""
-
-    def __init__(self, path: Path) -> None:
-        self.messages: deque[dict[str, Any]] = deque()
-        self._rest = b""
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(str(path))
-        self.receive(ANSWER_SECONDS)
-        if not self.messages:
-            raise TimeoutError("the runner does not greet")
-        greeting = self.messages.popleft()
-        self.draining = greeting["draining"]
-        self.messages.extendleft(reversed(greeting["workloads"]))
-        self.known = {workload["id"] for workload in greeting["workloads"]}
-
-    def send(self, message: dict[str, Any]) -> None:
-        self.socket.settimeout(ANSWER_SECONDS)
-        self.socket.sendall((json.dumps(message) + "\n").encode())
-
-    def receive(self, seconds: float) -> None:
-        """Wait for messages, so long at most, and put them to `messages`."""
-        complete: list[bytes] = []
-        deadline = time.monotonic() + seconds
-        while not complete:
-            left = deadline - time.monotonic()
-            if not select.select([self.socket], [], [], max(0, left))[0]:
-                return
-            read = self.socket.recv(2**20)
-            if not read:
-                raise ConnectionResetError("the runner ended")
-            *complete, self._rest = (self._rest + read).split(b"\n")
-        self.messages.extend(map(json.loads, complete))
-
-    def run(self, message: dict[str, Any]) -> None:
-        """Have a workload run; return when the runner has it."""
-        self.send(message)
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while not any(known.get("id") == message["run"] for known in self.messages):
-            if time.monotonic() > deadline:
-                raise TimeoutError("the runner does not answer")
-            self.receive(0.1)
-        self.known.add(message["run"])
 
 
 class RunnerExecutor(BaseExecutor):
@@ -95,6 +48,12 @@ class RunnerExecutor(BaseExecutor):
     is_local = True
     supports_callbacks = True
     supports_connection_test = True
+
+    @property
+    def slots_available(self) -> int:
+        """Nothing is queued while no runner takes anything: a queued task has a deadline, and others wait for ever."""
+        takes = any(not runner.draining for runner in self._runners.values())
+        return super().slots_available if takes else 0
 
     def start(self) -> None:
         """Find the runners, and say which schedulers of this host have died."""
@@ -150,7 +109,8 @@ class RunnerExecutor(BaseExecutor):
 
     def revoke_task(self, *, ti: TaskInstance) -> None:
         """End a task that should have begun long ago."""
-        self.queued_tasks.pop(ti.key, None)
+        for queue in self._queues():
+            queue.pop(ti.key, None)
         for path, runner in list(self._runners.items()):
             with self._dropping(path):
                 runner.send({"end": str(ti.id)})
@@ -187,24 +147,29 @@ class RunnerExecutor(BaseExecutor):
             path = next((path for path, runner in self._runners.items() if not runner.draining), None)
             if not path:
                 return
-            name = identity(workload)
-            content = workload.model_dump_json()
+            name, key, content = identity(workload), workload.key, workload.model_dump_json()
             with self._dropping(path):
                 self._runners[path].run(
                     {
                         "run": name,
                         "digest": hashlib.sha256(content.encode()).hexdigest(),
-                        "key": [type(workload.key).__name__, list(values_of(workload.key))],
+                        "key": [type(key).__name__, list(key) if isinstance(key, TaskInstanceKey) else [key.id]],
                         "workload": json.loads(content),
                     }
                 )
-                self._keys[name] = workload.key
-                self.running.add(workload.key)
+                self._keys[name] = key
+                self.running.add(key)
                 self._sent = True
-                for queue in (self.queued_tasks, self.queued_callbacks, self.queued_connection_tests):
-                    queue.pop(workload.key, None)
+                for queue in self._queues():
+                    queue.pop(key, None)
                 if workload.running_state is not None:
-                    self.change_state(workload.key, workload.running_state, remove_running=False)
+                    self.change_state(key, workload.running_state, remove_running=False)
+
+    def _queues(self) -> list[dict[Any, Any]]:
+        """Return the queues of what was not sent yet, which Airflow 3.4 keeps in one place."""
+        if hasattr(self, "executor_queues"):
+            return list(self.executor_queues.values())
+        return [self.queued_tasks, self.queued_callbacks, self.queued_connection_tests]
 
     def _note(self, runner: Runner) -> None:
         """Take what a runner has said: a key of the event buffer for each end."""
@@ -291,7 +256,3 @@ class RunnerExecutor(BaseExecutor):
 def identity(workload: ExecutorWorkload) -> str:
     """Return the id that each try of a task has for itself."""
     return str(workload.ti.id if isinstance(workload, ExecuteTask) else workload.key)
-
-
-def values_of(key: WorkloadKey) -> Sequence[Any]:
-    return key if isinstance(key, TaskInstanceKey) else [key.id]

@@ -1,4 +1,4 @@
-"""Tell people that a run failed: by mail, in Slack, through SNS, as the Airflow variable `failure_notices` says."""
+"""Tell people what a run did not do: by mail, in Slack, through SNS, as the Airflow variable `failure_notices` says."""
 
 from __future__ import annotations
 
@@ -21,6 +21,19 @@ def notify_failure(context: dict[str, Any]) -> None:
     The variable is a JSON object with any of: `mail`, addresses, sent by the connection smtp_default; `slack`,
     the id of a connection with an incoming webhook; `sns`, the ARN of a topic. A way that fails stops no other.
     """
+    tell(context, *message(context))
+
+
+def notify_missing(context: dict[str, Any], missing: list[str]) -> None:
+    """Tell what a run that succeeded has left out, a line each."""
+    if missing:
+        run = context["dag_run"]
+        subject = f"Airflow: {run.dag_id} left something out"
+        tell(context, subject, [f"The run {run.run_id} of {run.dag_id} went well, but for:", *missing, address(run)])
+
+
+def tell(context: dict[str, Any], subject: str, lines: list[str]) -> None:
+    """Tell people in every way that the variable names."""
     from airflow.sdk import Variable
 
     try:
@@ -31,7 +44,6 @@ def notify_failure(context: dict[str, Any]) -> None:
         return
     if unknown:
         log.error("%s has unknown ways: %s; use %s", VARIABLE, ", ".join(sorted(unknown)), ", ".join(WAYS))
-    subject, lines = message(context)
     for way in WAYS.keys() & ways.keys():
         try:
             WAYS[way](ways[way], subject, lines).notify(context)
@@ -41,8 +53,6 @@ def notify_failure(context: dict[str, Any]) -> None:
 
 def message(context: dict[str, Any]) -> tuple[str, list[str]]:
     """Return the subject and the lines of a notice."""
-    from airflow.sdk import conf
-
     run = context["dag_run"]
     dag, run_id = run.dag_id, run.run_id
     failed = context.get("ti") or context.get("task_instance")
@@ -50,8 +60,14 @@ def message(context: dict[str, Any]) -> tuple[str, list[str]]:
     if failed is not None:
         lines.append(f"Last failed task: {failed.task_id}, try {failed.try_number}.")
         lines += [f"Its log says: {said}" for said in reasons(failed)]
-    lines.append(f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{dag}/runs/{run_id}")
-    return f"Airflow: {dag} failed", lines
+    return f"Airflow: {dag} failed", [*lines, address(run)]
+
+
+def address(run: Any) -> str:
+    """Return where a run is in the user interface."""
+    from airflow.sdk import conf
+
+    return f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{run.dag_id}/runs/{run.run_id}"
 
 
 def reasons(ti: Any) -> list[str]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from airstrip.components import TABLE
+from airstrip.components import HEALTHY_SECONDS, TABLE, wait_until_healthy
 from airstrip.systemd import running, seconds, show, systemctl
 
 COMPONENT = re.compile(r"(?:airflow-)?([^@.]*)")
@@ -138,8 +138,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"this host has no {', '.join(sorted(unknown))}, but: {', '.join(known)}")
     with open(LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for component in names or known:
+        for component in dict.fromkeys(names) or known:
             (hand_over if TABLE[component].pair else in_place)(component)
+        # A process that runs has not yet said that it works, and only the API server of this host knows who has.
+        left = wait_until_healthy(names or known) if "api-server" in known else []
+    if left:
+        raise SystemExit(
+            f"no heartbeat from {', '.join(left)} within {HEALTHY_SECONDS} s: journalctl -e -u 'airflow-*'"
+        )
 
 
 if __name__ == "__main__":

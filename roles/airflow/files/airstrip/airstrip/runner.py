@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import pwd
+import shutil
 import signal
 import socket
 import struct
@@ -40,6 +41,8 @@ IDLE_SECONDS = 600
 KEPT_RESULTS = 1000
 # EC2 ends a machine that takes minutes to stop.
 SHUTDOWN_SECONDS = 30
+# A task that cannot write its log fails: with less room nothing more is taken, and what runs has the rest.
+ROOM_BYTES = 64 * 2**20
 # A workload is one line, and carries what a trigger has sent.
 LINE_BYTES = 64 * 2**20
 
@@ -53,7 +56,7 @@ class Runner:
         self.workloads: dict[str, Workload] = {}
         self.parents: dict[Path, Parent] = {}
         self.clients: set[asyncio.StreamWriter] = set()
-        self.draining = False
+        self.draining = self.full = False
         self.deadline = float("inf")
         self.starting = asyncio.Lock()
         self.user = pwd.getpwnam(settings.client).pw_uid
@@ -109,7 +112,7 @@ class Runner:
             return
         self.clients.add(writer)
         workloads = [workload.told() for workload in self.workloads.values()]
-        send(writer, {"runner": self.name, "draining": self.draining, "workloads": workloads})
+        send(writer, {"runner": self.name, "draining": self.draining or self.full, "workloads": workloads})
         try:
             while line := await reader.readline():
                 await self.answer(writer, json.loads(line))
@@ -222,6 +225,7 @@ class Runner:
         """End what holds more than its bounds, and parents that nobody needs."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
+            self.look_for_room()
             for workload in self.running():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     self.bound(workload)
@@ -231,6 +235,14 @@ class Runner:
                 idle = id(parent) not in needed and now - parent.used > IDLE_SECONDS
                 if idle and virtualenv != Path(sys.prefix).resolve() and parent.process.stdin:
                     parent.process.stdin.close()
+
+    def look_for_room(self) -> None:
+        """Tell the schedulers when the disk of the logs is full, and when it is no more."""
+        full = shutil.disk_usage(self.settings.logs).free < ROOM_BYTES
+        if full != self.full and not self.draining:
+            self.full = full
+            self.tell({"draining": full})
+            notify(f"STATUS={'Takes nothing: the disk of the logs is full' if full else 'Runs tasks'}")
 
     def bound(self, workload: Workload) -> None:
         if not workload.process or workload.reason:

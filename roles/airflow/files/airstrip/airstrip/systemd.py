@@ -43,6 +43,11 @@ def seconds(text: str) -> float:
     return sum(float(number) * SECONDS[name] for number, name in re.findall(r"([0-9.]+)(us|ms|min|s|h|d)\b", text))
 
 
+def kind(unit: str) -> str:
+    """Return a unit's name without its instance: `nginx`, `airflow-scheduler`."""
+    return re.split("[@.]", unit)[0]
+
+
 def machine_stops() -> bool:
     """Return whether it is the whole machine that stops."""
     said = subprocess.run(["systemctl", "is-system-running"], text=True, capture_output=True, check=False).stdout

@@ -1,6 +1,7 @@
 """Keep what grows by itself within its bytes; airstrip-tidy.timer runs it.
 
 tidy.py logs FOLDER MEGABYTES       removes the oldest files
+tidy.py brought FOLDER MEGABYTES    so, too, but for logs of tasks: one goes when the bucket has it, whatever its age
 tidy.py cache FOLDER MEGABYTES UV   empties uv's cache above that size
 """
 
@@ -19,22 +20,24 @@ MEGABYTE = 2**20
 YOUNG_SECONDS = 3600
 
 
-def logs(folder: str, megabytes: str) -> None:
+def logs(folder: str, megabytes: str, tasks: str = "") -> None:
     """Remove the oldest files below a folder until the rest fits, and the folders that are empty then.
 
+    Those below what begins with `tasks` are a bucket's: one that is empty is there, and any other is yet to come there.
     Tasks write there too, so nothing is reached by its path: a link in a folder's place is not followed.
     """
     room, last = int(megabytes) * MEGABYTE, -1.0
     for modified, size in sorted(
-        ((file.st_mtime, file.st_blocks * 512) for _, _, file in _files(folder)), reverse=True
+        ((file.st_mtime, file.st_blocks * 512) for _, _, _, file in _files(folder)), reverse=True
     ):
         room -= size
         if room < 0:
             last = modified
             break
-    last = min(last, time.time() - YOUNG_SECONDS)
-    for name, place, file in _files(folder):
-        if file.st_mtime <= last:
+    young = time.time() - YOUNG_SECONDS
+    for root, name, place, file in _files(folder):
+        bucket = tasks and root.startswith(f"{folder}/{tasks}")
+        if file.st_mtime <= young and (not file.st_size if bucket else file.st_mtime <= last):
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=place)
     for _, folders, _, place in os.fwalk(folder, topdown=False):
@@ -45,22 +48,27 @@ def logs(folder: str, megabytes: str) -> None:
                     os.rmdir(name, dir_fd=place)
 
 
+def brought(folder: str, megabytes: str) -> None:
+    """Remove the oldest logs, and of tasks those that the bucket has."""
+    logs(folder, megabytes, "dag_id=")
+
+
 def cache(folder: str, megabytes: str, uv: str) -> None:
     """Empty uv's cache above a size; what it shares with a virtualenv takes no room of its own and is not counted."""
-    alone = sum(file.st_blocks * 512 for _, _, file in _files(folder) if file.st_nlink == 1)
+    alone = sum(file.st_blocks * 512 for _, _, _, file in _files(folder) if file.st_nlink == 1)
     if alone > int(megabytes) * MEGABYTE:
         subprocess.run([uv, "cache", "clean", "--quiet", "--cache-dir", folder], check=True)
 
 
-def _files(folder: str) -> Iterator[tuple[str, int, os.stat_result]]:
-    """Each file below a folder: its name, its folder's descriptor, which is good until the next, and what it is."""
-    for _, _, names, place in os.fwalk(folder):
+def _files(folder: str) -> Iterator[tuple[str, str, int, os.stat_result]]:
+    """Each file below a folder: its folder, its name, its folder's descriptor, good until the next, and what it is."""
+    for root, _, names, place in os.fwalk(folder):
         for name in names:
             with suppress(FileNotFoundError):
                 file = os.stat(name, dir_fd=place, follow_symlinks=False)
                 if stat.S_ISREG(file.st_mode):
-                    yield name, place, file
+                    yield root, name, place, file
 
 
 if __name__ == "__main__":
-    {"logs": logs, "cache": cache}[sys.argv[1]](*sys.argv[2:])
+    {"logs": logs, "brought": brought, "cache": cache}[sys.argv[1]](*sys.argv[2:])

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from airstrip.release.engine import Engine
-from airstrip.release.folder import Releases
+from airstrip.release.folder import ROOT, Releases
 from airstrip.release.host import Host
 from airstrip.release.lock import Busy, Lock, identity
 from airstrip.release.push import push
 from airstrip.release.run import Answer
 from airstrip.release.tree import Refused
 
-ROOT = Path("/srv/airflow")
 BOUNDS = {
     "import_seconds": "that a DAG file may take",
     "import_mb": "that a DAG file may take",
@@ -34,7 +33,14 @@ COMPONENTS = "api-server,runner,scheduler,dag-processor,triggerer"
 def stage(engine: Engine, given: argparse.Namespace) -> Answer:
     """Lay out the archive on standard input, or in a file, and examine it."""
     with open(given.archive, "rb") if given.archive else sys.stdin.buffer as archive:
-        return engine.stage(archive, given.virtualenv or engine.host.virtualenv(), given.release, given.force)
+        answer = engine.stage(archive, given.virtualenv or engine.host.virtualenv(), given.release, given.force)
+    return engine.through(answer) if given.through else answer
+
+
+def choose(engine: Engine, given: argparse.Namespace) -> Answer:
+    """Choose an older release."""
+    answer = engine.choose(given.release)
+    return engine.through(answer) if given.through else answer
 
 
 def push_and_tell(engine: Engine, given: argparse.Namespace) -> Answer:
@@ -56,7 +62,7 @@ STEPS: dict[str, tuple[str, Callable[[Engine, argparse.Namespace], Answer]]] = {
     "unlock": ("let other runs at it again", lambda engine, given: engine.give_back()),
     "stage": ("lay out an archive from standard input, compare and examine it", stage),
     "gate": ("examine what was staged", lambda engine, given: engine.gate(given.release)),
-    "choose": ("choose an older release instead", lambda engine, given: engine.choose(given.release)),
+    "choose": ("choose an older release instead", choose),
     "switch": ("make it live, or put the one before back", lambda engine, given: engine.switch(given.release)),
     "push": ("go all steps with an archive from standard input", push_and_tell),
     "finish": ("prune and unlock", lambda engine, given: engine.finish(given.release)),
@@ -81,6 +87,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         step.add_argument("--owner", type=json.loads, help="whose run this is, as JSON")
         step.add_argument("--action", default="update", help="what the history calls it")
         step.add_argument("--force", action="store_true", help="make a release of what is live already")
+        step.add_argument("--through", action="store_true", help="switch and finish too")
         step.add_argument("--break-lock", action="store_true", help="go on although another run has the host")
         step.add_argument("--check", action="store_true", help="change nothing")
         step.add_argument("--diff", action="store_true", help="say what each file would become")
@@ -104,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Releases(given.root),
         Host(given.components.split(",") if given.components else []),
         Lock(given.root / "lock", given.owner or owner(given.user), given.break_lock),
+        at=given.release,
         action=given.action,
         check=given.check,
         diff=given.diff,
@@ -114,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Busy as error:
         answer, code = {"refused": str(error), "holder": getattr(error, "holder", None)}, 1
     except Refused as error:
-        engine.refused(given.release, str(error))
+        engine.refused(str(error))
         answer, code = {"refused": str(error)}, 1
     print(json.dumps(answer))
     if code:

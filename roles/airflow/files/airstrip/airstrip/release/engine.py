@@ -145,12 +145,13 @@ class Engine(Run):
         before, after = self.releases.manifest(now), self.releases.manifest(release)
         self._refuse_other_database(release, after["virtualenv"])
         folder = self.releases.folder(release)
+        self.said += self.host.stranded(folder)
         changes = tree.difference(self.releases.files(now), self.releases.files(release))
         answer = {
             "changed": release != now or bool(switching),
             "release": release,
             "summary": f"{now} to {release}: {tree.summary(tree.difference(digests(before), digests(after)), 'DAG')}",
-            "said": self.host.stranded(folder),
+            "said": self.said,
             **self._difference(changes, folder),
         }
         if self.check:
@@ -172,11 +173,20 @@ class Engine(Run):
                 "Ship its commit with today's packages: git checkout COMMIT -- dags etl, then playbooks/update.yml"
             )
 
+    def through(self, answer: Answer) -> Answer:
+        """Switch to what was staged or chosen, and finish, where no other host has to be ready first."""
+        if self.check or not answer["changed"] or not answer.get("ready", True):
+            return answer
+        self.switch(answer["release"])
+        self.finish(answer["release"])
+        return {**answer, "finished": True, "seconds": self.seconds, "said": self.said}
+
     def switch(self, release: str) -> Answer:
         """Make a release live; put the one before back if Airflow does not take it."""
         with self.step(release):
             if release not in self.releases.all():
                 raise Refused(f"There is no release {release}; there are: {', '.join(self.releases.all()) or 'none'}")
+            self._refuse_other_airflow(self.releases.manifest(release)["virtualenv"])
             with self.writing():
                 before = self.releases.begin(release, self.action == "rollback")
             try:
@@ -186,6 +196,12 @@ class Engine(Run):
             self.note(release, f"live in {sum(self.seconds.values()):.1f} s, was {before}")
         answer = {"changed": True, "release": release, "summary": f"{release} is live"}
         return {**answer, "seconds": self.seconds, "said": self.said}
+
+    def _refuse_other_airflow(self, virtualenv: str) -> None:
+        """Raise Refused where an update would bring another version of Airflow, unrehearsed."""
+        old, new = self.host.version(self.host.virtualenv()), self.host.version(virtualenv)
+        if self.action != "rollback" and old and new and old != new:
+            raise Refused(f"Its packages are of Airflow {new}, and {old} runs: playbooks/upgrade.yml")
 
     def _put_back(self, release: str, before: str | None) -> str:
         """Make the release before live again, and say how that went."""
@@ -250,6 +266,8 @@ class Engine(Run):
     def revert(self, release: str) -> Answer:
         """Put back what was live before this run, where this run got so far; leave alone what somebody else is at."""
         back, said = False, "nothing to put back"
+        # A rollback that was cut off has told nobody the name of what it chose.
+        release = release or self.lock.release()
         with suppress(Held), self.step(release):
             switching = self.releases.switching()
             # Wherever it was cut off: to go live with what is live already changes nothing.

@@ -17,6 +17,7 @@ from typing import Any
 
 from airstrip.release import disk, tree
 
+ROOT = Path("/srv/airflow")
 BUNDLE = "airstrip"
 MANIFEST = "release.json"
 VIRTUALENVS = Path("/opt/airflow/venvs")

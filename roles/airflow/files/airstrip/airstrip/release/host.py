@@ -16,10 +16,10 @@ from airstrip.release.tree import Refused
 from airstrip.systemd import show, systemctl
 
 VIRTUALENV = Path("/opt/airflow/venv")
+HEALTH_SECONDS = 60
 RESTART = "/usr/local/bin/airflow-restart"
 PARSER = "dag-processor"
 (PARSER_UNIT,) = table.TABLE[PARSER].units
-HEALTH_SECONDS = 60
 GATE_UNIT = "airflow-dag-processor@gate.service"
 GATE_SECONDS = 900
 # The programs beside this one, newer than those in an older virtualenv.
@@ -39,6 +39,10 @@ class Host:
     def complete(self, virtualenv: str) -> bool:
         """Return whether nothing of a virtualenv is missing."""
         return (Path(virtualenv) / COMPLETE).exists()
+
+    def version(self, virtualenv: str) -> str:
+        """Return which Airflow a virtualenv has; nothing where it is not whole."""
+        return (Path(virtualenv) / COMPLETE).read_text().strip() if self.complete(virtualenv) else ""
 
     def use(self, virtualenv: str) -> None:
         """Make a virtualenv the live one, for whatever starts next."""

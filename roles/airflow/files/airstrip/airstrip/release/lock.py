@@ -59,6 +59,8 @@ class Lock:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
+                    # A run that lives is not waited for: only the last step of one that does not.
+                    self._check(holder(stream))
                     if time.monotonic() > deadline:
                         raise Held(holder(stream), works=True) from None
                     time.sleep(0.1)
@@ -73,6 +75,13 @@ class Lock:
         """Raise Held if somebody else has the host."""
         with contextlib.suppress(FileNotFoundError), open(self.path, encoding="utf-8") as stream:
             self._check(holder(stream))
+
+    def release(self) -> str:
+        """Return which release this run is at, if it has the host."""
+        with contextlib.suppress(FileNotFoundError), open(self.path, encoding="utf-8") as stream:
+            if self._is_mine(found := holder(stream)):
+                return str(found["release"])
+        return ""
 
     def give_back(self) -> None:
         """End the run, if it is this one's turn."""

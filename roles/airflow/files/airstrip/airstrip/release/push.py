@@ -28,18 +28,14 @@ SEND_SECONDS = 300
 def push(engine: Engine, archive: IO[bytes]) -> Answer:
     """Make the archive live. Raises Refused."""
     engine.releases.make()
-    with turn(engine.releases.root / "pushed"):
+    with turn(engine.releases.root / "pushed"), tempfile.TemporaryFile(dir=engine.releases.root) as spooled:
         # Not under the lock of all runs: a sender may be slow.
-        with tempfile.TemporaryFile(dir=engine.releases.root) as spooled:
-            spool(archive, spooled, engine.max_mb * 2**20)
-            answer = engine.stage(spooled, engine.host.virtualenv())
-        if not answer["changed"]:
-            return {**answer, "summary": f"{answer['release']} is live already: nothing to do"}
-        engine.switch(answer["release"])
-        engine.finish(answer["release"])
+        spool(archive, spooled, engine.max_mb * 2**20)
+        answer = engine.through(engine.stage(spooled, engine.host.virtualenv()))
+    if not answer["changed"]:
+        return {**answer, "summary": f"{answer['release']} is live already: nothing to do"}
     took = sum(engine.seconds.values())
-    summary = f"{answer['release']} is live after {took:.1f} s: {answer['summary']}"
-    return {**answer, "summary": summary, "seconds": engine.seconds, "said": engine.said}
+    return {**answer, "summary": f"{answer['release']} is live after {took:.1f} s: {answer['summary']}"}
 
 
 @contextmanager

@@ -23,6 +23,8 @@ class Run:
     releases: Releases
     host: Host
     lock: Lock
+    # The release of the last step.
+    at: str = ""
     action: str = "update"
     check: bool = False
     diff: bool = False
@@ -49,10 +51,10 @@ class Run:
         self.lock.give_back()
         return {"changed": False}
 
-    def refused(self, release: str, why: str) -> None:
-        """Note that a step was refused, and let other runs at the host again."""
+    def refused(self, why: str) -> None:
+        """Note that the last step was refused, and let other runs at the host again."""
         if not self.check:
-            self.note(release, f"refused: {why}")
+            self.note(self.at, f"refused: {why}")
             self.lock.give_back()
 
     def note(self, release: str, what: str, action: str = "", by: dict[str, Any] | None = None) -> None:
@@ -64,6 +66,7 @@ class Run:
     def step(self, release: str) -> Iterator[None]:
         """Hold the lock for one step. Raises Held."""
         self.releases.make()
+        self.at = release
         with self.lock.step(self.action, release) as cut_off:
             if cut_off:
                 self.note(cut_off["release"], "cut off", cut_off["step"], cut_off)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from typing import Any, NoReturn
 
 import psutil
 
-from airstrip.dag_file import Finding, look
+from airstrip.gate.dag_file import Finding, look
 from airstrip.release.tree import printable
 
 # What a process that imports a DAG file usually takes, in MB.
@@ -130,6 +131,8 @@ def examined(release: Path, files: list[str], seconds: float, megabytes: int) ->
     """
     # So that no file's process can write or read into this one.
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
+    # What is here stays, in each file's process too: only what the file makes may be garbage.
+    gc.freeze()
     waiting, running = list(reversed(files)), []
     limit = GRACE_SECONDS + 2 * seconds
     while waiting or running:
@@ -169,6 +172,7 @@ def report(question: int, trace: int, release: Path, file: str) -> NoReturn:
     leave = os._exit
     try:
         os.setsid()
+        gc.enable()
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1)
         # What a file prints would mix with the verdict.
         nowhere = os.open(os.devnull, os.O_WRONLY)

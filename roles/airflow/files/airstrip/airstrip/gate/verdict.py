@@ -1,21 +1,8 @@
-"""Examine a release with the packages, variables and connections of this host, before it goes live.
-
-`python -m airstrip.gate FOLDER` prints a JSON object: `dags` (DAG id to file), `problems` (a line each) and `files`
-(file to `seconds` and `mb`). With _AIRFLOW_PROCESS_CONTEXT=server a DAG file may ask the database for variables and
-connections, as it may in the DAG processor; AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT says how many seconds it may take.
-
-`python -m airstrip.gate --offline SOURCE` does the same with a folder or a checkout on a laptop, for people to read.
-What only the host knows is not asked there: its connections, pools and unfinished runs.
-"""
+"""What all files of a release say together, and whether this host has what they name."""
 
 from __future__ import annotations
 
-import argparse
-import getpass
-import json
 import os
-import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -24,16 +11,14 @@ from typing import Any
 
 from airflow.configuration import conf, get_custom_secret_backend
 from airflow.models import Connection, Pool
-from airflow.utils.file import list_py_file_paths
+from airflow.utils import file as airflow_files
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from airstrip import live
-from airstrip.dag_file import Finding, place, use_plugins
-from airstrip.examination import examined
-from airstrip.release.pack import pack
-from airstrip.release.tree import Refused
-from airstrip.release.unpack import unpack
+from airstrip.gate.dag_file import Finding, place, use_plugins
+from airstrip.gate.process import examined
+from airstrip.release import folder
 
 
 def examine(release: Path, megabytes: int, offline: bool = False) -> dict[str, Any]:
@@ -44,7 +29,7 @@ def examine(release: Path, megabytes: int, offline: bool = False) -> dict[str, A
     # A problem's line may be many calls above the error.
     os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"] = "50"
     use_plugins(release)
-    files = sorted([*list_py_file_paths(release), *map(str, (release / "plugins").rglob("*.py"))])
+    files = sorted({*dag_files(release), *map(str, (release / "plugins").rglob("*.py"))})
     findings: dict[str, Finding] = {}
     took: dict[str, dict[str, float]] = {}
     for process, finding in examined(release, files, conf.getfloat("core", "dagbag_import_timeout"), megabytes):
@@ -62,6 +47,20 @@ def examine(release: Path, megabytes: int, offline: bool = False) -> dict[str, A
     if not problems and not offline:
         problems = absent(findings.values()) + live.stranded(list(owners))
     return {"dags": {dag: several[0] for dag, several in owners.items()}, "problems": problems, "files": took}
+
+
+def dag_files(release: Path) -> list[str]:
+    """Return the files that the DAG processor would read."""
+    if hasattr(airflow_files, "list_py_file_paths"):
+        return airflow_files.list_py_file_paths(release)
+    # Airflow 3.4 asks its importers, and names what each found: a member of an archive lies below the archive.
+    from airflow.dag_processing.bundles.local import LocalDagBundle
+    from airflow.sdk.importers import get_importer_registry
+
+    bundle = LocalDagBundle(name=folder.BUNDLE, path=str(release))
+    found = get_importer_registry(folder.BUNDLE).list_dag_definitions(bundle)
+    places = [release / getattr(item, "source_reference", repr(item)) for _, item in found]
+    return [str(airflow_files.find_enclosing_file(place)) for place in places]
 
 
 def absent(findings: Iterable[Finding]) -> list[str]:
@@ -83,39 +82,3 @@ def absent(findings: Iterable[Finding]) -> list[str]:
             if pool not in pools:
                 lines.append(f"{where}: there is no pool {pool}; make it: sudo airflow pools set {pool} SLOTS NOTE")
     return lines
-
-
-def offline(source: Path, megabytes: int, most_mb: int) -> int:
-    """Examine what would be shipped from a folder; print it for people, and return the exit code."""
-    with tempfile.TemporaryDirectory() as temporary, tempfile.TemporaryFile() as archive:
-        release = Path(temporary).resolve() / "release"
-        try:
-            pack(source, archive, getpass.getuser(), most_mb)
-            archive.seek(0)
-            unpack(archive, release, most_mb)
-        except Refused as error:
-            print(error)
-            return 1
-        answer = examine(release, megabytes, offline=True)
-    for name, took in sorted(answer["files"].items()):
-        print(f"{name}: {took['seconds']} s, {took['mb']} MB")
-    print("\n".join(answer["problems"] or [f"{len(answer['dags'])} DAGs would go live"]))
-    return bool(answer["problems"])
-
-
-def main() -> int:
-    """Examine what is named; return the exit code."""
-    parser = argparse.ArgumentParser(prog="airstrip.gate", description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--offline", action="store_true", help="a folder that was not shipped yet")
-    parser.add_argument("--megabytes", type=int, default=500, help="that one file may take")
-    parser.add_argument("--most-mb", type=int, default=500, help="that a release may have")
-    given = parser.parse_args()
-    if given.offline:
-        return offline(given.folder.resolve(), given.megabytes, given.most_mb)
-    print(json.dumps(examine(given.folder.resolve(), given.megabytes)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

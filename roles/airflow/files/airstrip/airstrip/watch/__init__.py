@@ -1,0 +1,1 @@
+"""Look at this host each minute, and tell somebody what is wrong. Standard library only."""

@@ -1,0 +1,284 @@
+"""What is looked at on this host: what is well, what is not, and what mends it.
+
+Standard library only: it looks also where no virtualenv is whole.
+"""
+
+from __future__ import annotations
+
+import calendar
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.error
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from airstrip.components import sick
+from airstrip.watch.busy import somebody_is_at_it
+from airstrip.watch.dags import LATE_RUNS, PIPELINES, problems
+from airstrip.watch.done import done, last_words
+from airstrip.watch.figures import full_in_days, slower_since
+from airstrip.watch.findings import Settings, Sick
+from airstrip.watch.probes import answer, answer_to_a_task
+from airstrip.watch.sessions import NoDatabase, ask
+
+# What airstrip-clean notes each week.
+SIZES = "/var/lib/airstrip-clean/sizes.csv"
+TRIAL = "/var/lib/airstrip-drill/result.json"
+PROGRAMS = str(Path(__file__).parents[1])
+# A program of Airflow's own virtualenv, in the sandbox and with the secrets of the services.
+OWN = ("airflow-run", "python", "-P")
+# Whoever restarts these ends sessions.
+AT_A_REBOOT = ("dbus", "getty@", "serial-getty@", "systemd-", "user@")
+LOOK_SECONDS = 60
+DAY_SECONDS = 86400
+# What was replaced so often in a day was not helped.
+OFTEN = 5
+FULL_DAYS = 7
+
+
+class Doctor:
+    """One method a check; each returns what is well or raises Sick."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def run(self, command: Sequence[str]) -> tuple[int, str, str]:
+        """Run a command; return its exit code and what it said."""
+        done = subprocess.run(
+            list(command), text=True, capture_output=True, check=False, timeout=LOOK_SECONDS, stdin=subprocess.DEVNULL
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def output(self, *command: str) -> str:
+        """Return what a command says. Raises Sick where it fails."""
+        try:
+            code, out, err = self.run(command)
+        except OSError as error:
+            raise Sick(f"{command[0]}: {error.strerror}", "run playbooks/site.yml") from None
+        except subprocess.TimeoutExpired:
+            raise Sick(f"{command[0]} said nothing for {LOOK_SECONDS} s", "run it by hand") from None
+        if code:
+            said = (err or out).strip().splitlines()[-1:] or ["nothing"]
+            raise Sick(
+                f"{command[0]} said: {said[0]}", "sudo systemctl status airflow.target postgresql; run it by hand"
+            )
+        return out.strip()
+
+    def sql(self, query: str) -> str:
+        """Return the rows of Airflow's database, with | between columns. Raises Sick."""
+        try:
+            return "\n".join("|".join(row) for row in ask(query, self.settings.database))
+        except NoDatabase as error:
+            raise Sick(f"PostgreSQL: {error}", "sudo systemctl status postgresql") from None
+
+    def units(self) -> str:
+        dead, failed = [], []
+        for units in self.settings.units:
+            states = self.run(["systemctl", "is-active", *units])[1].split()
+            if "active" not in states:
+                # Of a pair that which failed, or the first.
+                crashed = [unit for unit, state in zip(units, states, strict=False) if state == "failed"]
+                dead += crashed or units[:1]
+                failed += crashed
+        if dead:
+            first = (failed or dead)[0]
+            why = f", which said last: {last_words(first)}" if failed else ""
+            raise Sick(
+                f"not running: {', '.join(dead)}{why}", f"sudo systemctl start {' '.join(dead)}; journalctl -eu {first}"
+            )
+        return f"all {len(self.settings.units)} run"
+
+    def jobs(self) -> str:
+        said = self.output("systemctl", "list-units", "--failed", "--plain", "--no-legend", "airstrip-*")
+        if failed := [line.split()[0] for line in said.splitlines()]:
+            raise Sick(f"failed when last begun, {', '.join(failed)}", f"journalctl -eu {failed[0]}")
+        return "what runs at its hours succeeded last"
+
+    def healing(self) -> str:
+        """Tell what was replaced or ended by itself, and what that did not help."""
+        if not self.settings.heal:
+            return "none is wanted, watch_heal is off"
+        if self.run(["systemctl", "is-active", "airstrip-heal"])[1].strip() != "active":
+            raise Sick("what hangs is not replaced", "sudo systemctl start airstrip-heal; journalctl -eu airstrip-heal")
+        if somebody_is_at_it(time.time()):
+            return "pauses while somebody is at this host"
+        last = done(time.time() - DAY_SECONDS)
+        if not last:
+            return "nothing had to be replaced since yesterday"
+        at = time.strftime("%H:%M", time.gmtime(last[-1]["at"]))
+        said = f"{len(last)} times since yesterday, last {last[-1]['unit']} at {at} UTC, {last[-1]['what']}"
+        often = [unit for unit, times in Counter(each["unit"] for each in last).items() if times >= OFTEN]
+        if often:
+            raise Sick(said, f"look for what {often[0]} meets, journalctl -eu {often[0]}; journalctl -eu airstrip-heal")
+        return said
+
+    def health(self) -> str:
+        if found := self.sick():
+            raise Sick(f"no heartbeat from {', '.join(found)}", "sudo systemctl restart airflow.target")
+        return "every component has a fresh heartbeat"
+
+    def sick(self) -> list[str]:
+        """Return the components without a heartbeat."""
+        return sick(self.settings.components)
+
+    def tokens(self) -> str:
+        try:
+            answer_to_a_task()
+        except urllib.error.HTTPError as error:
+            raise Sick(
+                f"the API server answers {error.code} to a task's", "sudo airflow-restart api-server scheduler"
+            ) from None
+        return "the API server takes a task's"
+
+    def database(self) -> str:
+        state = json.loads(self.output(*OWN, f"{PROGRAMS}/database.py", "state", self.settings.administrator))
+        if state["migration_needed"]:
+            raise Sick("the schema is not this Airflow's", "sudo airflow db migrate, or run playbooks/site.yml")
+        return f"at the revision that this Airflow needs{self.growth()}"
+
+    def growth(self) -> str:
+        """Return how the database grows, as far as that was noted."""
+        if not Path(SIZES).exists():
+            return ""
+        weeks = [line.split(",") for line in Path(SIZES).read_text().split()][-13:]
+        (first, before, _), (last, now, dead) = weeks[0], weeks[-1]
+        return f"; {now} MB on {last}, {int(now) - int(before)} more than on {first}, {dead} % of its rows dead"
+
+    def dags(self) -> str:
+        errors = self.sql("SELECT filename || ': ' || split_part(stacktrace, E'\\n', -2) FROM import_error")
+        if errors:
+            raise Sick(
+                f"import errors: {errors}",
+                "correct the file and run playbooks/update.yml, or go back: playbooks/rollback.yml",
+            )
+        if late := self.sql(LATE_RUNS):
+            raise Sick(
+                f"no run is made of {late}", "journalctl -eu 'airflow-scheduler@*'; sudo airflow-restart scheduler"
+            )
+        return "no import errors, every run that is due is made"
+
+    def pipelines(self) -> str:
+        """Look whether the DAGs that must run are there, awake, read and in time."""
+        wrong, fixes = problems(self.sql(PIPELINES), self.settings.dags)
+        if wrong:
+            raise Sick(", ".join(wrong), "; ".join(fixes))
+        return f"{', '.join(self.settings.dags)} as they should be" if self.settings.dags else "none is named"
+
+    def disk(self) -> str:
+        usage = {path: shutil.disk_usage(path) for path in ("/", "/var/log/airflow", "/var/lib/postgresql")}
+        full = [f"{path} {100 * u.used // u.total} %" for path, u in usage.items() if u.free < 0.1 * u.total]
+        if full:
+            raise Sick(f"nearly full: {', '.join(full)}", "lower airflow_log_retention_days, or enlarge the volume")
+        return f"{min(u.free for u in usage.values()) // 2**30} GiB free"
+
+    def trends(self) -> str:
+        """Tell where the figures of the last week lead."""
+        days, slower = full_in_days(), slower_since()
+        if days is not None and days < FULL_DAYS:
+            raise Sick(
+                f"the disk is full in {days:.0f} days, as it fills now", "sudo du -xh --max-depth=2 / | sort -h | tail"
+            )
+        if slower:
+            raise Sick(
+                f"DAG files take {slower[0]:.1f} times as long to read since release {slower[1]}",
+                "move what a file does when it is imported into its tasks; airstrip release history",
+            )
+        return f"the disk is full in {days:.0f} days, as it fills now" if days else "the disk does not fill"
+
+    def certificate(self) -> str:
+        path = re.search(r"ssl_certificate (\S+);", Path("/etc/nginx/snippets/airflow-tls.conf").read_text())[1]
+        end = self.output("openssl", "x509", "-noout", "-enddate", "-in", path).partition("=")[2]
+        days = (calendar.timegm(time.strptime(end, "%b %d %H:%M:%S %Y %Z")) - time.time()) / 86400
+        if days < self.settings.certificate_days:
+            raise Sick(
+                f"{path} ends in {days:.0f} days",
+                "run site.yml --tags nginx, with a new one if you supply it; of ACME: sudo certbot renew",
+            )
+        return f"good for {days:.0f} days"
+
+    def versions(self) -> str:
+        running = json.loads(answer("/api/v2/version"))["version"]
+        (installed,) = Path("/opt/airflow/venv/lib").glob("python3*/site-packages/apache_airflow-*.dist-info")
+        wanted = installed.stem.partition("-")[2]
+        if running != wanted:
+            raise Sick(f"Airflow {running} runs but {wanted} is installed", "sudo systemctl restart airflow.target")
+        return f"Airflow {running}"
+
+    def secrets(self) -> str:
+        loose = self.output("find", "/etc/airflow/secrets", "(", "-perm", "/077", "-o", "!", "-user", "root", ")")
+        if loose:
+            raise Sick(f"readable by others: {loose}", "run playbooks/site.yml --tags airflow")
+        return "only root reads them"
+
+    def libraries(self) -> str:
+        units = re.findall(r"(?m)^NEEDRESTART-SVC: (\S+)", self.output("needrestart", "-b", "-r", "l"))
+        if units:
+            ours = [unit for unit in units if unit.startswith("airflow-")]
+            late = [unit for unit in units if unit.startswith(AT_A_REBOOT)]
+            others = [unit for unit in units if unit not in [*ours, *late]]
+            fixes = ["sudo airflow-restart"] * bool(ours) + ["run playbooks/reboot.yml"] * bool(late)
+            fixes += [f"sudo systemctl restart {' '.join(others)}"] * bool(others)
+            raise Sick(f"an upgrade replaced what these still use: {', '.join(units)}", "; ".join(fixes))
+        return "every service uses what is installed"
+
+    def reboot(self) -> str:
+        if Path("/run/reboot-required").exists():
+            packages = Path("/run/reboot-required.pkgs")
+            names = sorted(set(packages.read_text().split())) if packages.exists() else ["an upgrade"]
+            raise Sick(f"{', '.join(names)} takes effect after one", "run playbooks/reboot.yml, which waits for tasks")
+        return "none is due"
+
+    def spending(self) -> str:
+        said = json.loads(self.output(*OWN, f"{PROGRAMS}/spending.py"))
+        if not said["bucket"]:
+            return "x_bucket is not among airflow_variables"
+        if "month" not in said:
+            return "X has no bill of this month yet"
+        users = ", ".join(f"{name} {usd}" for name, usd in list(said["users"].items())[:5])
+        return (
+            f"X charged {said['month']} USD this month as of {said['as_of']}, {said['today']} of it today; "
+            f"most for {users}"
+        )
+
+    def backup(self) -> str:
+        if not self.settings.backup:
+            return "none is wanted, backup_bucket is empty"
+        query = (
+            "SELECT extract(epoch FROM now() - last_archived_time)::int, "
+            "coalesce(last_failed_time > last_archived_time, last_failed_time IS NOT NULL) FROM pg_stat_archiver"
+        )
+        age, failing = self.sql(query).split("|")
+        if failing == "t":
+            raise Sick("the history does not reach the bucket", "sudo -u postgres pgbackrest --stanza=main check")
+        (stanza,) = json.loads(
+            self.output("runuser", "-u", "postgres", "--", "pgbackrest", "--stanza=main", "info", "--output=json")
+        )
+        made = [each["timestamp"]["stop"] for each in stanza.get("backup", [])]
+        hours = (time.time() - max(made, default=0)) / 3600
+        if hours > 26:
+            raise Sick("no backup since yesterday", "journalctl -u 'airstrip-backup@*'; run playbooks/backup.yml")
+        return f"the newest is {hours:.0f} h old, the history {age} s, of {len(made)} backups"
+
+    def drill(self) -> str:
+        if not self.settings.backup:
+            return "none is wanted, backup_bucket is empty"
+        now = "sudo systemctl start airstrip-drill"
+        if not Path(TRIAL).exists():
+            return f"no backup was restored on trial yet, {now}"
+        last = json.loads(Path(TRIAL).read_text())
+        days = (time.time() - last["at"]) / 86400
+        if not last["ok"]:
+            raise Sick(f"the newest backup does not restore, {last['said']}", f"journalctl -u airstrip-drill; {now}")
+        if days > 8:
+            raise Sick(f"the last trial was {days:.0f} days ago", f"systemctl status airstrip-drill.timer; {now}")
+        return f"restored {days:.0f} days ago in {last['seconds']} s, {last['said']}"
+
+
+CHECKS = (
+    *("units", "jobs", "healing", "health", "tokens", "database", "dags", "pipelines", "disk", "trends", "certificate"),
+    *("versions", "secrets", "libraries", "reboot", "spending", "backup", "drill"),
+)
