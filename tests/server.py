@@ -38,6 +38,16 @@ def wait_until(probe: Callable[[], T], seconds: float, problem: Callable[[], Any
     return answer
 
 
+def by_way_of_mitogen() -> dict[str, str]:
+    """The environment in which ansible-playbook keeps a Python on the host, by way of Mitogen, and not one a task."""
+    import ansible_mitogen
+
+    plugins = Path(ansible_mitogen.__file__).parent / "plugins" / "strategy"
+    # It knows no "accept-new" of a machine's first key.
+    unknown = {"ANSIBLE_HOST_KEY_CHECKING": "false"}
+    return {"ANSIBLE_STRATEGY_PLUGINS": str(plugins), "ANSIBLE_STRATEGY": "mitogen_linear", **unknown}
+
+
 @dataclass
 class Play:
     """What a run of ansible-playbook said."""
@@ -74,6 +84,8 @@ class Server:
 
     def __init__(self, lab: Lab, stack: str, **settings: str) -> None:
         self.lab, self.stack = lab, stack
+        # How Ansible itself runs where a playbook is played to its end.
+        self.ansible: dict[str, str] = {}
         self.clients: dict[str, Any] = {}
         self.inventory = inventory.write(lab, stack, **settings)
         self.artefacts = ARTEFACTS / lab.name
@@ -102,6 +114,18 @@ class Server:
         shared = ["ControlMaster=auto", "ControlPersist=60", f"ControlPath={self.lab.state}/ssh-%C"]
         return [first, *[word for option in shared for word in ("-o", option)], *rest]
 
+    def lose(self) -> None:
+        """End the machine for good, its disk with it."""
+        identity = self.instance["InstanceId"]
+        self.aws("ec2").modify_instance_attribute(InstanceId=identity, DisableApiTermination={"Value": False})
+        self.aws("ec2").terminate_instances(InstanceIds=[identity])
+        self.forget()
+
+    def forget(self) -> None:
+        """Know nothing of the machine that was there: another takes its place."""
+        for name in ("address", "ssh", "logged_in"):
+            self.__dict__.pop(name, None)
+
     @property
     def url(self) -> str:
         return f"https://{self.address}"
@@ -114,18 +138,21 @@ class Server:
 
     def play(self, playbook: str | Path, *arguments: str, succeeds: bool = True) -> Play:
         """Run a playbook with the very command of the README."""
-        process = self.begin(playbook, *arguments)
+        began = time.monotonic()
+        process = self.begin(playbook, *arguments, environment=self.ansible)
         output, _ = process.communicate()
         play = Play(process.returncode, output)
         with (self.artefacts / f"{self.stack}.log").open("a") as log:
-            log.write(f"$ {shlex.join(process.args)}\n{play.output}\n")
+            log.write(f"$ {shlex.join(process.args)}\n{play.output}\nIt took {time.monotonic() - began:.0f} s.\n\n")
         assert (play.code == 0) == succeeds, play.output[-6000:]
         return play
 
-    def begin(self, playbook: str | Path, *arguments: str) -> subprocess.Popen[str]:
+    def begin(
+        self, playbook: str | Path, *arguments: str, environment: dict[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         """Begin to run a playbook, in a process group of its own."""
         command = ["ansible-playbook", "-i", str(self.inventory), str(Path("playbooks", playbook)), *arguments]
-        environment = {**services.aws.operator_environment(self.lab), "ANSIBLE_NOCOLOR": "1"}
+        environment = {**services.aws.operator_environment(self.lab), **(environment or {}), "ANSIBLE_NOCOLOR": "1"}
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, process_group=0, **streams)
 

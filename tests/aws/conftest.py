@@ -14,7 +14,7 @@ import yaml
 
 from lab.aws import Api
 from lab.services.aws import ambient
-from tests.server import ROOT, Play
+from tests.server import ROOT, Play, by_way_of_mitogen
 
 BUCKET = "quick-test-bucket"
 KEY = "operator"
@@ -62,7 +62,7 @@ class Account:
         result = subprocess.run(
             command,
             cwd=ROOT,
-            env={**ambient(), **self.environment, "ANSIBLE_NOCOLOR": "1"},
+            env={**ambient(), **self.environment, **by_way_of_mitogen(), "ANSIBLE_NOCOLOR": "1"},
             text=True,
             capture_output=True,
             check=False,

@@ -15,6 +15,7 @@ from tests.bench.doors import doors
 from tests.bench.etl import etl, report
 from tests.bench.faults import faults
 from tests.bench.installation import install, memory
+from tests.bench.keep import keep
 from tests.bench.releases import releases, restarts
 from tests.bench.tasks import tasks
 from tests.server import Server
@@ -30,6 +31,7 @@ ON_A_SERVER: dict[str, Callable[[Server], Samples]] = {
     "doors": doors,
     "releases": releases,
     "restarts": restarts,
+    "keep": keep,
 }
 
 

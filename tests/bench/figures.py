@@ -55,6 +55,12 @@ FIGURES = {
     "scheduler_kill_s": Figure("scheduling again after `kill -9` of the scheduler", "s", 15),
     "database_back_s": Figure("scheduling again once PostgreSQL is back", "s", 15),
     "reboot_s": Figure("healthy again after a reboot by EC2, with tasks running", "s", 90),
+    "rpo_s": Figure("history that is lost with the host, at most", "s", 60),
+    "restore_new_host_s": Figure("a lost host back on a new one, from the bucket", "s", 300),
+    "upgrade_pause_s": Figure("nothing served while Airflow was upgraded", "s", 60),
+    "upgrade_back_s": Figure("the old Airflow back where an upgrade failed", "s", 60),
+    "rotate_failed_requests": Figure("requests that failed while keys and passwords changed", "", 0),
+    "rotate_failed_tasks": Figure("tasks that failed or ran again meanwhile", "", 0),
     "doors_passed": Figure("checks of an intruder that the host passes, of 20", "", 20, more=True),
     "exposure_worst": Figure("exposure of the most exposed unit, of 10 (`systemd-analyze security`)", "", 2.8),
     "lynis": Figure("Lynis' hardening index, of 100", "", 79, more=True),
@@ -80,9 +86,11 @@ FIGURES = {
     "restart_pause_s": Figure("longest pause of scheduling meanwhile", "s", 5, "stock_restart_pause_s"),
     "stock_restart_pause_s": Figure("the same", "s"),
     "etl_time_ratio": Figure(
-        "160,000 posts stored, cleaned and checked: time beside a loop that only downloads", "times", 1.1
+        "160,000 posts stored, cleaned and checked: time beside a loop that only downloads", "times", 1.05
     ),
     "etl_peak_mb": Figure("memory of that, for 50 users", "MB", 250),
+    "etl_peak_mb_10x_pages": Figure("memory for 5 users of 32 pages each", "MB", 250),
+    "etl_peak_10th_pages_mb": Figure("memory for 5 users of 4 pages each", "MB"),
     "report_200mb_s": Figure("a file of 200 MB (4.1 million receipts) cleaned", "s"),
     "report_200mb_peak_mb": Figure("memory of that", "MB"),
 }

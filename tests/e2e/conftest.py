@@ -24,10 +24,12 @@ from lab.run import locked
 from lab.settings import STATE, Lab, LabError
 from tests.conftest import lane
 from tests.e2e import load
-from tests.server import ROOT, Play, Server, wait_until
+from tests.server import ROOT, Play, Server, by_way_of_mitogen, wait_until
 
 KEEP_LAB = bool(os.environ.get("KEEP_LAB"))
 GROUPS = sorted({path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")})
+# Where Ansible runs as it comes; elsewhere only what is cut off does.
+PLAIN = {"install", "debian_12"}
 # What a deployed host is made from, beside Debian's image.
 SOURCES = (
     "roles",
@@ -47,6 +49,7 @@ class Place:
 
     def __init__(self) -> None:
         self.lab: Lab | None = None
+        self.plain = True
         self.held = contextlib.ExitStack()
         self.servers: list[Server] = []
         self._deployed: dict[str, Server] = {}
@@ -58,7 +61,7 @@ class Place:
         if self.lab != lab:
             self.leave()
             self.held.enter_context(only_here(lab))
-            self.lab = lab
+            self.lab, self.plain = lab, group in PLAIN
             if not KEEP_LAB:
                 commands.down(lab)
             commands.up(lab)
@@ -76,6 +79,8 @@ class Place:
     def server(self, stack: str, **settings: str) -> Server:
         """A machine of the lab, which is yet to be made; its logs are kept where a test fails."""
         server = Server(self.lab, stack, **settings)
+        if not self.plain:
+            server.ansible = by_way_of_mitogen()
         self.servers.append(server)
         return server
 
@@ -106,8 +111,12 @@ def lab(request, place) -> Lab:
 
 @pytest.fixture(scope="module")
 def server(lab, place) -> Server:
-    """The group's machine, with everything on it; it leads from a release to its commit."""
-    return place.deployed("debian13", nginx_commit_url="https://git.example.com/commit/{commit}")
+    """The group's machine, with everything on it; it leads from a release to its commit.
+
+    On a machine that is busy with three others an import of pandas takes longer than an operator would bear.
+    """
+    commit = "https://git.example.com/commit/{commit}"
+    return place.deployed("debian13", nginx_commit_url=commit, release_import_seconds="20")
 
 
 def kept_host(lab: Lab) -> Path:

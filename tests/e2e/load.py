@@ -115,7 +115,7 @@ class Load:
         """Runs that are not there though asked for, or there though not, and tasks that did not succeed at once."""
         there = set(self.server.sql(f"SELECT run_id FROM dag_run r WHERE {self.mine}").split())
         tasks = self.server.sql(
-            "SELECT dag_id, task_id, map_index, t.state, try_number FROM task_instance t JOIN dag_run r "
+            "SELECT dag_id, task_id, t.id, t.state, try_number FROM task_instance t JOIN dag_run r "
             f"USING (dag_id, run_id) WHERE {self.mine} AND (t.state IS DISTINCT FROM 'success' OR try_number > 1)"
         )
         # A request that failed may have begun a run all the same.

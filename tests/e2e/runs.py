@@ -31,9 +31,11 @@ def _set_paused(server, api, dag: str, paused: bool) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def start(server, api, dag: str, day: date, **conf: Any) -> str:
-    """Start a run for one day; return its id."""
-    body = {"logical_date": f"{day + timedelta(days=1)}T00:00:00Z", "conf": conf}
+def start(server, api, dag: str, day: date, second: int = 0, **conf: Any) -> str:
+    """Start a run for one day; return its id. Another run for that day begins at another second."""
+    end = f"{day + timedelta(days=1)}T00:00:00Z"
+    interval = {"data_interval_start": f"{day}T00:00:00Z", "data_interval_end": end}
+    body = {"logical_date": end.replace(":00Z", f":{second:02}Z"), **interval, "conf": conf}
     answer = api.post(f"{server.url}/api/v2/dags/{dag}/dagRuns", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()["dag_run_id"]

@@ -25,8 +25,16 @@ def live(server) -> str:
     return server.run(LIVE).strip()
 
 
-# Two have the file of the lock open: one holds it, the other waits.
-TWO_AT_THE_LOCK = "test $(ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c /srv/airflow/lock) -gt 1"
+def state(server) -> dict[str, str]:
+    """What an upgrade changes, and must bring back."""
+    return {
+        "version": server.session().get(f"{server.url}/api/v2/version").json()["version"],
+        "database": server.sql("SELECT version_num FROM alembic_version"),
+        "packages": server.run("sha256sum < /opt/airflow/requirements.txt"),
+        "virtualenv": server.run("readlink /opt/airflow/venv"),
+        "release": server.run("readlink /srv/airflow/current"),
+        "databases": server.sql("SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database"),
+    }
 
 
 def begin(server, source) -> subprocess.Popen:
@@ -62,7 +70,8 @@ def slow(server, source):
 def deaf(server):
     """The DAG processor runs and reads nothing. Gives what shows that an update has switched and waits for it."""
     folder = "/run/systemd/system/airflow-dag-processor.service.d"
-    text = "[Service]\\nExecStart=\\nExecStart=/bin/sleep infinity\\n"
+    # It says nothing to systemd either.
+    text = "[Service]\\nType=exec\\nWatchdogSec=0\\nExecStart=\\nExecStart=/bin/sleep infinity\\n"
     server.run(f"mkdir -p {folder} && printf '{text}' > {folder}/deaf.conf && systemctl daemon-reload")
     server.run("systemctl restart airflow-dag-processor")
     try:
@@ -85,11 +94,11 @@ def killed(process: subprocess.Popen) -> Iterator[None]:
                 worker.kill()
 
 
-def wait_for_step(server, process: subprocess.Popen, sign: str) -> None:
+def wait_for_step(server, process: subprocess.Popen, sign: str, seconds: float = 400) -> None:
     """Wait until the host shows that an update has come to a step."""
 
     def there() -> bool:
         assert process.poll() is None, process.communicate()[0][-3000:]
         return "there" in server.run(f"{sign} > /dev/null && echo there", check=False)
 
-    wait_until(there, 120, sign, every=0.2)
+    wait_until(there, seconds, sign, every=0.2)

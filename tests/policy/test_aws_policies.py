@@ -11,6 +11,7 @@ from ansible.template import Templar, trust_as_template
 TEMPLATES = Path(__file__).parents[2] / "roles/aws/templates"
 VARIABLES = {
     "aws_bucket": "my-bucket",
+    "aws_bucket_backup_prefix": "backup/",
     "aws_bucket_prefixes": ["curated/", "raw/x/"],
     "aws_kms_keys": [],
     "aws_region": "eu-central-1",
@@ -45,6 +46,16 @@ def test_the_role_publishes_to_the_named_topics_alone():
     assert [statement["Resource"] for statement in publish] == [[topic]]
 
 
+def test_the_role_marks_backups_as_deleted_and_removes_no_version():
+    document = render("role-policy.json.j2")
+    allowed = [
+        action for statement in document["Statement"] for action in [statement["Action"]] if "Delete" in str(action)
+    ]
+    assert allowed == ["s3:DeleteObject"]
+    (expire,) = [statement for statement in document["Statement"] if statement["Action"] == "s3:DeleteObject"]
+    assert expire["Resource"] == "arn:aws:s3:::my-bucket/backup/*"
+
+
 def test_the_buckets_policy_has_none_either():
     # The trust policy is exempt: parliament wants a resource in each statement, and such a policy has none.
     assert findings(render("bucket-policy.json.j2")) == []
@@ -58,10 +69,11 @@ def test_parliament_would_find_a_misspelt_action():
 
 def test_the_role_names_no_other_bucket_and_no_wildcard():
     document = render("role-policy.json.j2")
-    objects, listing = document["Statement"]
-    assert objects["Resource"] == ["arn:aws:s3:::my-bucket/curated/*", "arn:aws:s3:::my-bucket/raw/x/*"]
+    objects, _, listing = document["Statement"]
+    folders = ["curated/*", "raw/x/*", "backup/*"]
+    assert objects["Resource"] == [f"arn:aws:s3:::my-bucket/{folder}" for folder in folders]
     assert listing["Resource"] == "arn:aws:s3:::my-bucket"
-    assert listing["Condition"] == {"StringLike": {"s3:prefix": ["curated/*", "raw/x/*"]}}
+    assert listing["Condition"] == {"StringLike": {"s3:prefix": folders}}
     assert not [action for action in objects["Action"] if "*" in action or "Delete" in action]
 
 

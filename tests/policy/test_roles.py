@@ -104,8 +104,9 @@ def test_the_lock_covers_our_own_package(tmp_path):
     subprocess.run(build, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    lock = (ROOT / "roles/airflow/files/requirements.txt").read_text()
-    assert f"--hash=sha256:{digest}" in lock, "run: make lock UPGRADE='--upgrade-package airstrip-airflow'"
+    for lock in ("roles/airflow/files/requirements.txt", "tests/e2e/upgrade/requirements.txt"):
+        text = (ROOT / lock).read_text()
+        assert f"--hash=sha256:{digest}" in text, "run: make lock UPGRADE='--upgrade-package airstrip-airflow'"
 
 
 @pytest.mark.parametrize("extras", [[], *([path.stem] for path in (ROOT / "roles/airflow/files/extras").glob("*.txt"))])

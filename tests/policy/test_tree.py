@@ -68,6 +68,7 @@ DRIFTS = {
     "owner": ("chown nobody {}", "etc/one.conf"),
     "missing": ("rm {}", "etc/one.conf"),
     "link": ("ln -sfn elsewhere {}", "current"),
+    "stranger": ("touch {}", "etc/stranger.conf"),
 }
 
 
@@ -76,7 +77,8 @@ def repaired(tmp_path_factory) -> dict[str, tuple[str, list[str], bool]]:
     """The path of each drift, what the next run repaired, and whether one more changed anything."""
     folder = tmp_path_factory.mktemp("drift")
     dest = folder / "host"
-    tree = {"file_tree": {"src": templates(folder), "dest": str(dest), "links": {f"{dest}/current": "etc"}}}
+    links, prune = {f"{dest}/current": "etc"}, [f"{dest}/etc"]
+    tree = {"file_tree": {"src": templates(folder), "dest": str(dest), "links": links, "prune": prune}}
     drifts = [(shell(command.format(dest / path)), tree, tree) for command, path in DRIFTS.values()]
     results = run(folder, tree, *itertools.chain.from_iterable(drifts))
     rounds = zip(DRIFTS.items(), results[2::3], results[3::3], strict=True)

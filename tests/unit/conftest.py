@@ -7,11 +7,11 @@ import pytest
 from hypothesis import settings
 
 from airstrip.release import folder
-from etl import x_api
 from etl.storage import Storage
+from etl.x import client as x_client
 from lab.x_api.api import XApi
 from lab.x_api.oauth import Keys
-from lab.x_api.people import lab_people
+from lab.x_api.people import Person, lab_people
 from lab.x_api.server import Server as XServer
 from tests.unit.release_server import Server
 
@@ -34,14 +34,14 @@ def x_server():
 @pytest.fixture
 def x(x_server, monkeypatch):
     """The account: it is 00:40 of November 2, and nobody waits between tries."""
-    monkeypatch.setattr(x_api, "LONGEST_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(x_client, "LONGEST_PAUSE_SECONDS", 0)
     x_server.api = XApi(KEYS, lab_people(), clock=lambda: NOW)
     return x_server.api
 
 
 @pytest.fixture
 def client(x, x_server):
-    return x_api.Client(x_api.Keys(KEYS.bearer_token), x_server.address)
+    return x_client.Client(x_client.Keys(KEYS.bearer_token), x_server.address)
 
 
 @pytest.fixture
@@ -54,3 +54,11 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(folder.shutil, "chown", lambda *_, **__: None)
     monkeypatch.setattr(folder, "VIRTUALENVS", tmp_path / "venvs")
     return Server(tmp_path)
+
+
+@pytest.fixture
+def busy(x):
+    """A user of 730 posts a day: eight pages."""
+    person = Person("7", "busy", posts_per_day=730)
+    x.people.append(person)
+    return person

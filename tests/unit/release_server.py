@@ -22,7 +22,7 @@ class Host:
 
     def __init__(self, root):
         self.root, self.told = root, []
-        self.problems, self.left, self.older, self.runs = [], [], [], []
+        self.problems, self.left, self.older, self.runs, self.versions = [], [], [], [], {}
         (root / "venvs" / "v1").mkdir(parents=True, exist_ok=True)
         (root / "venvs" / "v2").mkdir(exist_ok=True)
         if not (root / "venv").exists():
@@ -34,6 +34,9 @@ class Host:
 
     def complete(self, virtualenv):
         return os.path.isdir(virtualenv)
+
+    def version(self, virtualenv):
+        return self.versions.get(os.path.basename(virtualenv), "3.3.2")
 
     def use(self, virtualenv):
         self.told.append(f"use {os.path.basename(virtualenv)}")
@@ -122,7 +125,7 @@ class Server:
             try:
                 engine.switch(answer["release"])
             except Refused as error:
-                engine.refused(answer["release"], str(error))
+                engine.refused(str(error))
                 raise
             engine.finish(answer["release"])
         return answer

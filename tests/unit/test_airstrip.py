@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import sys
 import time
 from dataclasses import replace
@@ -18,7 +19,7 @@ from airflow.exceptions import AirflowException
 
 from airstrip import dag_processor, live
 from airstrip.bundle import ReleaseBundle
-from airstrip.release import folder
+from airstrip.release import disk, folder
 
 DAG = """
 from airflow.sdk import DAG
@@ -94,7 +95,7 @@ def test_the_callback_of_an_older_releases_run_is_read_from_that_release(root, m
     """Its DAG has another file today."""
     prepare = DagFileProcessorManager.prepare_callback_bundle
     monkeypatch.setattr(DagFileProcessorManager, "prepare_callback_bundle", prepare)
-    bundles = SimpleNamespace(get_bundle=lambda name, version: bundle(root, version=version))
+    bundles = SimpleNamespace(get_bundle=lambda name, version, **_: bundle(root, version=version))
     monkeypatch.setattr(manager, "DagBundlesManager", lambda: bundles)
     dag_processor.find_moved_files()
     request = DagCallbackRequest(
@@ -105,6 +106,20 @@ def test_the_callback_of_an_older_releases_run_is_read_from_that_release(root, m
     processor._add_callback_to_queue(request)
     (file,) = processor._callback_to_execute
     assert (file.bundle_path, file.rel_path) == (root / "releases" / "r1", Path("dags/r1.py"))
+
+
+def test_a_switch_ends_the_pause_between_two_looks(root, monkeypatch):
+    monkeypatch.setattr(DagFileProcessorManager, "prepare_bundles", lambda self: None)
+    dag_processor.notice_switches()
+    processor = DagFileProcessorManager(max_runs=-1)
+    processor._dag_bundles, processor.selector = [bundle(root)], selectors.DefaultSelector()
+    processor.prepare_bundles()
+    assert not processor.selector.select(timeout=0)
+    for _ in range(2):
+        disk.link(root / "current", "releases/r1")
+        assert processor.selector.select(timeout=0)
+        processor._service_processor_sockets(timeout=0)
+        assert not processor.selector.select(timeout=0)
 
 
 @pytest.mark.parametrize(("waiting", "begun"), [(9, 1), (30, 3)])

@@ -1,14 +1,27 @@
 """The shipped DAGs, parsed by the Airflow that the servers run."""
 
 import ast
+import contextlib
 import re
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
+import pendulum
 import pytest
 from airflow.providers.standard.exceptions import HITLTimeoutError
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
+from airflow.timetables.interval import CronDataIntervalTimetable
 
+from airstrip import report as report_of_a_run
+from airstrip import retries, x
 from airstrip.notices import notify_failure
-from etl import sales, storage, twitter_etl, x_api
+from etl import storage
+from etl.report import notes
+from etl.report.contract import SALES
+from etl.report.errors import SourceError
+from etl.x import errors
+from etl.x.contract import POSTS
 
 ROOT = Path(__file__).parents[2]
 DAGS = sorted((ROOT / "dags").glob("*.py"))
@@ -30,6 +43,11 @@ def dags():
     return bag.dags
 
 
+@pytest.mark.parametrize(("contract", "dag"), [(POSTS, "twitter"), (SALES, "daily_report")])
+def test_the_page_of_a_dag_shows_its_contract(dags, contract, dag):
+    assert all(f"| `{column.name}` | {column.type} |" in dags[dag].doc_md for column in contract.columns)
+
+
 def test_twitter_runs_daily_over_the_day_before(dags):
     dag = dags["twitter"]
     assert set(dag.task_ids) == {"day_has_settled", "resolve_users", "fetch_posts", "publish"}
@@ -45,37 +63,47 @@ def test_the_summary_follows_the_posts(dags):
 
 
 @pytest.mark.parametrize(
-    ("error", "action", "seconds"),
+    ("error", "action"),
     [
-        (x_api.RateLimited(77), "retry", 77),
-        (x_api.CreditsDepleted("none"), "fail", None),
-        (twitter_etl.BudgetSpent("all"), "fail", None),
-        (twitter_etl.QualityError("bad"), "fail", None),
-        (storage.StorageRefused("closed"), "fail", None),
-        (x_api.Transient("busy"), "default", None),
-        (OSError("full"), "default", None),
+        (errors.CreditsDepleted("none"), "fail"),
+        (errors.BudgetSpent("all"), "fail"),
+        (errors.QualityError("bad"), "fail"),
+        (storage.StorageRefused("closed"), "fail"),
+        (errors.Transient("busy"), "default"),
+        (OSError("full"), "default"),
     ],
 )
-def test_a_task_comes_back_when_x_says_and_only_where_that_helps(dags, error, action, seconds):
+def test_a_task_is_tried_again_only_where_that_helps(dags, error, action):
     for task in dags["twitter"].tasks:
-        decision = task.retry_policy.evaluate(error, 1, 12)
-        assert decision.action.value == action
-        assert (decision.retry_delay and decision.retry_delay.total_seconds()) == seconds
+        assert task.retry_policy.evaluate(error, 1, 12).action.value == action
+
+
+def test_a_task_that_knows_when_comes_back_then_and_loses_no_try(monkeypatch):
+    since = None
+    ti = SimpleNamespace(get_first_reschedule_date=lambda context: since)
+    monkeypatch.setattr(retries, "get_current_context", lambda: {"ti": ti})
+    with pytest.raises(AirflowRescheduleException) as said, retries.coming_back():
+        raise errors.RateLimited(77)
+    assert 70 < (said.value.reschedule_date - datetime.now(UTC)).total_seconds() <= 77
+    with pytest.raises(errors.Transient), retries.coming_back():
+        raise errors.Transient("busy")
+    since = datetime.now(UTC) - retries.LONGEST_WAIT
+    with pytest.raises(errors.RateLimited), retries.coming_back():
+        raise errors.RateLimited(77)
 
 
 def test_what_the_trigger_form_does_not_ask_cannot_be_said(dags, monkeypatch):
     """Airflow takes any key with a run: the bucket, for one, is the administrator's."""
-    task = dags["twitter"].get_task("publish").python_callable.__globals__
     monkeypatch.setenv("AIRFLOW_VAR_X_BUCKET", "ours")
-    monkeypatch.setitem(task, "get_current_context", lambda: {"params": {"bucket": "theirs", "usernames": ["nasa"]}})
-    assert task["setting"]("bucket") == "ours" and task["setting"]("usernames") == ["nasa"]
+    context = {"params": {"bucket": "theirs", "usernames": ["nasa"]}, "dag": dags["twitter"]}
+    monkeypatch.setattr(x, "get_current_context", lambda: context)
+    assert x.setting("bucket") == "ours" and x.words("usernames") == ["nasa"]
 
 
 def test_an_approval_that_is_always_wanted_cannot_be_left_out(dags, monkeypatch):
     choose = dags["daily_report"].get_task("choose").python_callable
-    monkeypatch.setattr("etl.daily_report.was_mailed", lambda *_: False)
-    for name in ("bucket", "day"):
-        monkeypatch.setitem(choose.__globals__, name, lambda: None)
+    monkeypatch.setattr("etl.report.notes.was_mailed", lambda *_: False)
+    monkeypatch.setattr(report_of_a_run, "held", lambda: (None, None))
     for always, asked, chosen in (
         ("true", False, "approve"),
         ("false", True, "approve"),
@@ -119,6 +147,8 @@ def test_the_report_extracts_combines_loads_checks_and_mails(dags):
     assert before["read_figures"] == {"load.publish"}
     assert before["render"] == {"combine", "read_figures"}
     assert {"approve", "choose"} <= before["send_mail"]
+    # Nobody waits for them.
+    assert before["restate"] == {"restatements"} and dag.get_task("restate").downstream_task_ids == set()
     # Who clears the publishing, or what comes after, must not publish a table that is empty or gone.
     for task in ("load.publish", "load.check_rows", "load.stage"):
         again = set(dag.partial_subset(task, include_downstream=True).task_ids)
@@ -126,7 +156,63 @@ def test_the_report_extracts_combines_loads_checks_and_mails(dags):
     assert dag.get_task("load.drop").is_teardown and dag.get_task("receipts_have_come").deferrable
     # The defaults lead to the database on the host; nothing needs a connection that only some have.
     assert type(dag.get_task("load.stage")).__name__ == "_PythonDecoratedOperator"
-    assert dag.get_task("extract_orders").sql_conn_id.startswith("{{")
+    assert dag.get_task("extract_orders").op_args[0].startswith("{{")
+    # It claims the day: two at once would both find it free.
+    assert dag.get_task("check_settings").max_active_tis_per_dag == 1
+
+
+@pytest.mark.parametrize(("state", "waits"), [("running", True), ("queued", True), ("success", False), (None, False)])
+def test_of_two_runs_about_one_day_the_second_waits(monkeypatch, tmp_path, state, waits):
+    states = {"first": state}
+
+    def run(name):
+        ti = SimpleNamespace(get_dagrun_state=lambda dag, other: states[other])
+        context = {"dag_run": SimpleNamespace(run_id=name, dag_id="daily_report"), "ti": ti}
+        monkeypatch.setattr(report_of_a_run, "get_current_context", lambda: context)
+        report_of_a_run.claim()
+
+    ti = SimpleNamespace(get_first_reschedule_date=lambda context: None)
+    monkeypatch.setattr(retries, "get_current_context", lambda: {"ti": ti})
+    monkeypatch.setattr(report_of_a_run, "bucket", lambda: storage.Storage(str(tmp_path)))
+    monkeypatch.setattr(report_of_a_run, "day", lambda: date(2026, 11, 3))
+    run("first")
+    run("first")
+    with pytest.raises(AirflowRescheduleException) if waits else contextlib.nullcontext():
+        run("second")
+    assert notes.owner(storage.Storage(str(tmp_path)), date(2026, 11, 3)) == ("first" if waits else "second")
+
+
+def test_a_day_that_an_order_has_left_is_told_of_again_by_a_run_about_it(monkeypatch, dags):
+    def runs(name="scheduled__1", report=3):
+        context = {
+            "dag_run": SimpleNamespace(run_id=name),
+            "params": {"mail": True, "approval": True, "recipients": []},
+        }
+        monkeypatch.setattr(report_of_a_run, "get_current_context", lambda: context)
+        days = ["2026-02-28", "2026-11-01"]
+        return report_of_a_run.restatements([{"day": day, "report": report, "recipients": ["a@b.c"]} for day in days])
+
+    timetable = CronDataIntervalTimetable(dags["daily_report"].timetable.expression, timezone="UTC")
+    for run in runs():
+        interval = timetable.infer_manual_data_interval(run_after=pendulum.parse(run["run_after"]))
+        assert run["trigger_run_id"] == f"restated__{interval.start:%Y-%m-%d}__3"
+        assert interval.end - interval.start == timedelta(days=1) and interval.end == pendulum.parse(run["run_after"])
+        assert run["conf"] == {"mail": True, "approval": True, "recipients": ["a@b.c"]}
+    # Whoever finds that the day must be told of again finds the same run, and one that does so begins no other.
+    assert runs("manual__2") == runs() and runs("restated__2026-11-02__1") == []
+    assert len({run["logical_date"] for run in [*runs(), *runs(report=4)]}) == 4
+
+
+def test_a_setting_that_would_be_ignored_is_said(monkeypatch):
+    monkeypatch.setenv("AIRFLOW_VAR_REPORT_BUCKET", "b")
+    claimed = []
+    monkeypatch.setattr(report_of_a_run, "claim", lambda: claimed.append(True))
+    report_of_a_run.check_settings("a@x.example")
+    assert claimed == [True]
+    given = {"report_bucket": "b", "report_schema": "elsewhere"}
+    monkeypatch.setattr(report_of_a_run.Variable, "get", lambda name, default: given.get(name, default))
+    with pytest.raises(AirflowFailException, match="report_schema cannot be set in the user interface"):
+        report_of_a_run.check_settings("a@x.example")
 
 
 def test_redshift_copies_from_s3_with_its_role(report):
@@ -135,7 +221,7 @@ def test_redshift_copies_from_s3_with_its_role(report):
     emptied, copied = dag.get_task("load.stage").sql
     assert emptied == "delete from reports.{{ staging(dag_run) }}"
     assert "from 's3://{{ var.value.report_bucket }}/curated/report/sales/dt=" in copied and role in copied
-    assert dag.get_task("load.publish").sql[1].startswith("insert into reports.sales ")
+    assert dag.get_task("load.publish").sql[3].startswith("insert into reports.sales ")
     assert dag.get_task("load.stage").conn_id == "warehouse"
 
 
@@ -154,7 +240,7 @@ def test_a_setting_that_cannot_be_is_said_before_it_goes_live(report, variables,
 
 def test_a_source_that_must_be_delivered_anew_is_not_tried_again(dags):
     policy = dags["daily_report"].get_task("combine").retry_policy
-    assert policy.evaluate(sales.SourceError("no CSV"), 1, 5).action.value == "fail"
+    assert policy.evaluate(SourceError("no CSV"), 1, 5).action.value == "fail"
     assert policy.evaluate(HITLTimeoutError("a day has gone"), 1, 5).action.value == "fail"
     assert policy.evaluate(storage.StorageRefused("closed"), 1, 5).action.value == "fail"
     assert policy.evaluate(OSError("full"), 1, 5).action.value == "default"
@@ -162,9 +248,10 @@ def test_a_source_that_must_be_delivered_anew_is_not_tried_again(dags):
 
 @pytest.mark.parametrize("path", DAGS, ids=lambda path: path.name)
 def test_dag_files_are_thin(path):
-    """What a DAG file imports at its top is imported at every parse and by every task."""
+    """What a DAG file imports at its top is imported at every parse and by every task. A contract costs nothing."""
     names = [module for node in ast.parse(path.read_text()).body for module in modules(node)]
-    assert not {name.partition(".")[0] for name in names} & {"pandas", "boto3", "s3fs", "tweepy", "requests", "etl"}
+    costly = {name.partition(".")[0] for name in names if not name.endswith(".contract")}
+    assert not costly & {"pandas", "boto3", "s3fs", "tweepy", "requests", "etl"}
 
 
 def test_etl_knows_no_airflow():

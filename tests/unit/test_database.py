@@ -1,9 +1,11 @@
 """What site.yml and each unit's start are told of the metadata database."""
 
+import io
 import json
 
 import psycopg2
 import pytest
+from cryptography.fernet import Fernet
 from werkzeug.security import generate_password_hash
 
 from airstrip import database
@@ -95,6 +97,23 @@ def test_who_waits_too_long_is_told_why(answers, monkeypatch):
     monkeypatch.setattr(database, "connect", away)
     with pytest.raises(SystemExit, match="does not answer: refused"):
         database.wait()
+
+
+def test_it_reads_what_a_key_of_the_host_encrypted(monkeypatch, tmp_path):
+    new, old, another = (Fernet.generate_key() for _ in range(3))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "fernet_key").write_text(f"{new.decode()},{old.decode()}\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO(Fernet(old).encrypt(b"a password").decode()))
+    database.read()
+    monkeypatch.setattr("sys.stdin", io.StringIO(Fernet(another).encrypt(b"a password").decode()))
+    with pytest.raises(SystemExit, match="another key"):
+        database.read()
+
+
+def test_what_can_be_cleaned_is_all_but_the_dags_that_are_there(capsys):
+    database.say_tables()
+    tables = capsys.readouterr().out.strip().split(",")
+    assert {"dag_run", "task_instance", "log", "xcom"} <= set(tables) and "dag" not in tables
 
 
 def test_it_goes_on_when_the_database_comes(answers, monkeypatch):

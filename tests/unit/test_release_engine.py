@@ -120,6 +120,20 @@ def test_a_rollback_over_a_migration_is_refused(server):
     assert server.live() == second
 
 
+def test_an_update_brings_no_other_airflow(server):
+    (first,) = shipped(server, "first")
+    server.host.versions = {"v2": "3.4.0"}
+    with pytest.raises(Refused, match=r"of Airflow 3\.4\.0, and 3\.3\.2 runs: playbooks/upgrade\.yml"):
+        server.ship(virtualenv="v2")
+    assert server.live() == first and server.host.told == []
+    server.host.versions = {}
+    second = server.ship(virtualenv="v2")["release"]
+    # Back there is a way, where the database is the same.
+    server.host.versions = {"v2": "3.4.0"}
+    server.rollback()
+    assert server.live() == first != second
+
+
 def test_a_problem_is_said_and_nothing_changes(server):
     (first,) = shipped(server, "first")
     server.write("second")
@@ -295,3 +309,18 @@ def test_a_release_that_is_not_there_is_not_switched_to(server):
     with pytest.raises(Refused, match="There is no release typo; there are: 2026"):
         server.engine().switch("typo")
     assert server.releases.switching() is None
+
+
+def test_a_rollback_that_died_on_its_way_is_put_back_without_its_name(server, monkeypatch):
+    first, second = shipped(server, "first", "second")
+    monkeypatch.setattr(server.host, "missing", lambda *_: (_ for _ in ()).throw(RuntimeError("dead")))
+    engine = server.engine(action="rollback")
+    with pytest.raises(RuntimeError):
+        engine.through(engine.choose(""))
+    assert server.live() == first
+    monkeypatch.setattr(server.host, "missing", lambda *_: [])
+    assert server.engine(action="rollback").revert("")["changed"] and server.live() == second
+    # One that was refused has nothing to put back, whatever another has left.
+    with pytest.raises(Refused):
+        server.engine(action="rollback").choose("none")
+    assert not server.engine(action="rollback").revert("")["changed"]

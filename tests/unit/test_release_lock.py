@@ -47,7 +47,7 @@ def test_a_push_that_is_bad_changes_nothing(server, monkeypatch):
     for content, max_mb in ((b"", 10), (b"x" * 1000, 10), (good[:-40], 10), (good, 0)):
         with pytest.raises(Refused):
             pushed(server, content, max_mb=max_mb)
-        server.engine().refused("", "bad")
+        server.engine().refused("bad")
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as source, pytest.raises(Refused, match="did not come within"):
         push_module.push(server.engine(), source)
@@ -68,6 +68,13 @@ def test_a_lock_is_its_owners_alone(server):
         server.engine(BOB).take()
     server.engine().give_back()
     server.engine(BOB).take()
+
+
+def test_a_run_that_works_is_not_waited_for(server, monkeypatch):
+    shipped(server, "first")
+    monkeypatch.setattr(lock.time, "sleep", lambda _: pytest.fail("it waits"))
+    with server.engine().step("r"), pytest.raises(Held, match="alice@laptop has been at release r"):
+        server.engine(BOB).take()
 
 
 def test_who_breaks_a_lock_is_told_in_the_history_whose_it_was(server):
@@ -113,6 +120,6 @@ def test_the_command_answers_in_json(server, capsys, monkeypatch):
 def test_the_history_is_not_written_by_others(server):
     """A refusal holds words of DAG files, and one that only came too soon is none."""
     shipped(server, "first")
-    server.engine().refused("r", "dags/x.py:1: \x1b[31m" + "x" * 10**6 + "\nupdate r2 by eve: live")
+    server.engine(at="r").refused("dags/x.py:1: \x1b[31m" + "x" * 10**6 + "\nupdate r2 by eve: live")
     assert len(server.releases.history()) == 2 and len(server.releases.history()[-1]) < 1100
     assert "\x1b" not in server.releases.history()[-1]

@@ -17,6 +17,10 @@ class Host:
         self.broken: set[str] = set()
         self.dies: set[str] = set()
 
+    def sick(self, components: list[str]) -> list[str]:
+        self.told.append(f"wait for {','.join(components)}")
+        return []
+
     def show(self, unit: str, name: str) -> str:
         if name == "MainPID" and unit in self.dies:
             self.told.append("MainPID")
@@ -47,6 +51,7 @@ def host(monkeypatch, tmp_path):
     monkeypatch.setattr(restart.os, "getuid", lambda: 0)
     monkeypatch.setattr(restart, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(restart, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(restart, "wait_until_healthy", host.sick)
     (tmp_path / "meminfo").write_text("MemAvailable: 9000000 kB\n")
     return host
 
@@ -60,6 +65,11 @@ def test_the_other_starts_before_the_first_stops(host, capsys):
 def test_all_that_the_host_runs_is_restarted_where_nothing_is_named(host):
     restart.main(OF)
     assert host.told[-1] == "restart airflow-triggerer.service" and f"start {B}" in host.told
+
+
+def test_both_units_of_a_pair_are_one_component(host):
+    restart.main([*OF, A, B])
+    assert host.told.count(f"start {B}") == 1 and f"start {A}" not in host.told
 
 
 def test_where_none_runs_the_first_is_started(host):
@@ -111,6 +121,16 @@ def test_what_is_no_pair_says_where_to_look(host):
     host.broken.add("airflow-triggerer.service")
     with pytest.raises(SystemExit, match=r"(?s)Job failed.*journalctl -eu airflow-triggerer.service"):
         restart.main([*OF, "triggerer"])
+
+
+@pytest.mark.parametrize(("names", "waits"), [(["triggerer"], "triggerer"), ([], "api-server,triggerer")])
+def test_it_ends_when_what_it_restarted_works(host, monkeypatch, names, waits):
+    host.units.clear()
+    restart.main(["--of", "api-server,triggerer", *names])
+    assert host.told[-2:] == ["restart airflow-triggerer.service", f"wait for {waits}"]
+    monkeypatch.setattr(restart, "wait_until_healthy", list)
+    with pytest.raises(SystemExit, match="no heartbeat from triggerer within 120 s"):
+        restart.main(["--of", "api-server,triggerer", "triggerer"])
 
 
 def test_what_the_host_does_not_run_is_refused(host, monkeypatch):

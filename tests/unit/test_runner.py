@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.net import get_hostname
 from airflow.utils.state import TaskInstanceState
 
-from airstrip import executor, lost, runner, warm
+from airstrip import executor, lost, runner, runner_client, warm
 
 NOBODY = 65534
 
@@ -103,6 +104,19 @@ def test_an_end_is_kept_until_somebody_notes_it(client, root):
     # What is asked after it is answered after it.
     next_one.run(message("Nothing"))
     assert failing["run"] not in executor.Runner(root / "a.sock").known
+
+
+def test_where_the_disk_of_the_logs_is_full_nothing_is_taken_until_it_is_not(root, monkeypatch):
+    one, told, free = runner.Runner(settings(root, client="root")), [], [0]
+    one.tell = told.append
+    monkeypatch.setattr(runner.shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    one.look_for_room(), one.look_for_room()
+    free[0] = runner.ROOM_BYTES
+    one.look_for_room(), one.look_for_room()
+    assert told == [{"draining": True}, {"draining": False}]
+    one.draining, free[0] = True, 0
+    one.look_for_room()
+    assert len(told) == 2
 
 
 def test_what_is_sent_twice_runs_once(client):
@@ -277,10 +291,21 @@ def test_a_workload_that_goes_on_waits_until_its_first_process_has_ended(subject
     subject._process_workloads([first])
     subject._process_workloads([again, other])
     assert taker.taken == ["a", "b"]
-    taker.messages = executor.deque([{"id": "a", "key": ["CallbackKey", ["a"]], "state": "done", "error": None}])
+    taker.messages = deque([{"id": "a", "key": ["CallbackKey", ["a"]], "state": "done", "error": None}])
     subject._note(taker)
     subject._process_workloads([again])
     assert taker.taken == ["a", "b", "a"]
+
+
+def test_nothing_is_queued_while_no_runner_takes_anything(subject):
+    assert subject.slots_available == 0
+    full, taking = subject._runners[Path("a")], subject._runners[Path("b")] = Recorder(), Recorder()
+    assert subject.slots_available == 2
+    full.draining = taking.draining = True
+    assert subject.slots_available == 0
+    taking.messages = deque([{"draining": False}])
+    subject._note(taking)
+    assert subject.slots_available == 2
 
 
 def test_a_workload_stays_in_its_queue_until_a_runner_has_it(subject):
@@ -297,7 +322,7 @@ def test_a_workload_stays_in_its_queue_until_a_runner_has_it(subject):
 
 def test_a_runner_that_does_not_greet_is_tried_again_later(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(executor, "SOCKETS", tmp_path)
-    monkeypatch.setattr(executor, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(runner_client, "ANSWER_SECONDS", 0.1)
     subject._keys["a"] = CallbackKey("a")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "a.sock"))

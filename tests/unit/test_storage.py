@@ -110,6 +110,14 @@ def test_a_missing_bucket_names_the_fix(bucket):
             use()
 
 
+def test_a_missing_object_is_no_missing_bucket_whatever_its_name(anywhere):
+    for read in (anywhere.get, anywhere.size):
+        with pytest.raises(FileNotFoundError):
+            read("bucket-list/none.csv")
+    with pytest.raises(FileNotFoundError), anywhere.reader("bucket-list/none.csv"):
+        pass
+
+
 def test_a_closed_bucket_names_the_fix(bucket, monkeypatch):
     closed = Storage(bucket)
 

@@ -37,6 +37,19 @@ def test_a_log_of_the_last_hour_stays(logs):
     assert left(logs) == ["0/attempt=1.log"]
 
 
+def test_a_tasks_log_goes_when_the_bucket_has_it(logs):
+    os.rename(logs / "4", logs / "dag_id=twitter")
+    for hours in (0, 5):
+        folder = logs / "dag_id=twitter" / f"run_id={hours}"
+        folder.mkdir()
+        (folder / "attempt=1.log").touch()
+        moment = time.time() - hours * 3600
+        os.utime(folder / "attempt=1.log", (moment, moment))
+    tidy.brought(str(logs), "3")
+    tasks = ["dag_id=twitter/attempt=1.log", "dag_id=twitter/run_id=0/attempt=1.log"]
+    assert left(logs) == ["0/attempt=1.log", "2/attempt=1.log", "3/attempt=1.log", *tasks]
+
+
 def test_folders_go_an_hour_after_they_were_emptied(logs):
     (logs / "young").mkdir()
     tidy.logs(str(logs), "0")

@@ -26,7 +26,7 @@ def test_a_lost_key_of_encryption_is_never_replaced_in_silence(server):
     server.run("cd /etc/airflow/secrets && mv fernet_key /root/fernet_key")
     try:
         refused = server.play("site.yml", "--tags", "airflow", succeeds=False)
-        assert "put that file back from a backup" in refused.words
+        assert "put that file back (docs/recovery.md" in refused.words
         server.run("! test -e /etc/airflow/secrets/fernet_key")
     finally:
         server.run("mv /root/fernet_key /etc/airflow/secrets/fernet_key")

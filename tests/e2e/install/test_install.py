@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import os
 import re
 import subprocess
@@ -71,11 +72,14 @@ def test_make_lab_ends_with_where_to_look_and_what_was_made(server, closing):
     assert len(keys) == 3
     for bucket, key in keys:
         assert s3.head_object(Bucket=bucket, Key=key)["ContentLength"] > 0
-    bucket, key, folder = re.search(
-        r"(?m)^report +s3://([^/]+)/(\S+report\.txt); mails are in (\S+)$", closing
-    ).groups()
-    report = s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+    page, folder = re.search(r"(?m)^report +(\S+) \(open it .*mails are in (\S+)$", closing).groups()
+    bucket, key = re.search(r"(?m)^S3 key +s3://([^/]+)/(\S+report)\.html$", closing).groups()
+    assert Path(page).read_bytes() == s3.get_object(Bucket=bucket, Key=f"{key}.html")["Body"].read()
+    report = s3.get_object(Bucket=bucket, Key=f"{key}.txt")["Body"].read().decode()
     assert all(f"  {line}" in closing for line in report.splitlines()) and len(list(Path(folder).iterdir())) == 1
+    days = server.sql("select count(distinct day), min(revenue) > 0 from (select day, sum(amount_eur) as revenue "
+                      "from sales group by day) days", "warehouse")  # fmt: skip
+    assert days.split("|") == ["14", "t"] and "CHECK FAILED" not in report
 
 
 def test_second_run_changes_nothing(server):
@@ -89,7 +93,10 @@ def test_check_mode_agrees(server):
 
 def test_the_doctor_is_content(server):
     said = make(server.lab, "lab-check")
-    assert said.count("- ok ") == 16 and "FAIL" not in said
+    assert said.count("- ok ") == 24 and "FAIL" not in said
+    # Where midnight came in between nothing, or no bill, is of today.
+    spent = r"0\.1[34]\d* USD this month as of [-\d: ]+, (0\.1[34]\d*|0) of it today; most for \w+ 0\.0\d+"
+    assert re.search(rf"ok spending X charged {spent}|no bill of this month", " ".join(said.split()))
 
 
 def test_the_pipeline_lands_on_s3_and_a_second_run_gives_the_same_objects(server):
@@ -116,6 +123,15 @@ def test_the_pipeline_lands_on_s3_and_a_second_run_gives_the_same_objects(server
         for row in rows:
             counts = expected[row["post_id"]]["public_metrics"]
             assert [int(row[name]) for name in COUNTS] == [counts[name] for name in COUNTS]
+
+
+def test_one_screen_says_how_the_server_is(server):
+    said = server.play("status.yml").words
+    shown = (r"Airflow 3\.\d", r"PostgreSQL \d+", r"release \d{8}T\d{6}Z", "airflow-triggerer.service active")
+    for words in (*shown, r"SchedulerJob \d+ s ago", r"disk \d+ GiB free", "certificate good for", "X charged"):
+        assert re.search(words, said), (words, said)
+    screen = json.loads(server.run("airstrip status --json"))
+    assert all(each["ok"] for each in screen["checks"].values()) and len(screen["units"]) == 7
 
 
 def test_operators_type_what_they_know(server):

@@ -1,78 +1,29 @@
-"""The daily business report: three days with their dirt, and each of its neighbours failing in turn."""
+"""The daily business report: three days with their dirt, days that are run again, and who is mailed."""
 
 from __future__ import annotations
 
 import base64
-import csv
-import io
-from datetime import date, timedelta
+from datetime import timedelta
 
 import pytest
 
-from lab import services
-from lab.run import stop
 from lab.settings import BUCKET
 from lab.shop import database, seed
 from tests import expected_sales
+from tests.e2e.reports import DAG, failed, like, log_says, sales
 from tests.e2e.runs import (
     TODAY,
     clear,
-    instances,
     keys,
     mails,
-    pause,
     start,
     text,
-    unpause,
     wait,
     wait_for_mails,
     wait_for_task,
 )
 
-DAG = "daily_report"
 THREE_DAYS = [TODAY - timedelta(days=past) for past in (32, 31, 30)]
-KEPT = "day, channel, sale_id, to_char(sold_at, 'YYYY-MM-DD HH24:MI:SS'), country, currency, amount, amount_eur, status"
-
-
-def like(turn: int, last: int) -> date:
-    """Return a day like one of the three, that no other test asks for."""
-    return next(day for day in (TODAY - timedelta(days=last + past) for past in range(3)) if seed.turn(day) == turn)
-
-
-def sales(server, *days: date) -> list[tuple[str, ...]]:
-    """What the warehouse holds of some days."""
-    wanted = ", ".join(f"'{day}'" for day in days)
-    query = f"copy (select {KEPT} from sales where day in ({wanted})) to stdout csv"
-    answer = server.sql(query, "warehouse")
-    return sorted(tuple(row) for row in csv.reader(io.StringIO(answer)))
-
-
-def failed(server, api, run: str) -> dict[str, int]:
-    """The failed tasks of a run, with their tries."""
-    found = instances(server, api, DAG, run)
-    return {task["task_id"]: task["try_number"] for task in found if task["state"] == "failed"}
-
-
-def fault(server, kind: str | None) -> None:
-    """Make the API of exchange rates fail, or not."""
-    answer = server.session().post(f"{services.shop.rates_endpoint(server.lab)}/control", json={"fault": kind})
-    assert answer.status_code == 200
-
-
-def log_says(server, run: str, task: str, words: str) -> None:
-    """Check that a task's log has some words."""
-    server.run(f"grep -rhE '{words}' '/var/log/airflow/dag_id={DAG}/run_id={run}/task_id={task}'")
-
-
-@pytest.fixture(scope="module")
-def api(server):
-    # The daily run begins as soon as the DAG is no longer paused, and holds up the others.
-    yesterday = TODAY - timedelta(days=1)
-    database.deliver(server.lab, BUCKET, yesterday)
-    unpause(server, server.logged_in, DAG)
-    wait_for_mails(server, f"Daily report {yesterday}", seconds=300)
-    yield server.logged_in
-    pause(server, server.logged_in, DAG)
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +96,12 @@ def test_the_mail_is_what_lies_on_s3_and_its_pictures_are_seen(server, browser):
 def test_a_day_that_is_run_again_doubles_nothing_and_late_orders_are_restated(server, api):
     day = like(2, 33)
     database.deliver(server.lab, BUCKET, day)
-    run = start(server, api, DAG, day)
-    wait(server, api, DAG, run, "success")
+    # Two runs about one day: the second waits for the first, and has nothing new to mail.
+    run, twin = (start(server, api, DAG, day, second=second) for second in (0, 1))
+    for one in (run, twin):
+        wait(server, api, DAG, one, "success")
     before = sales(server, day)
-    assert before == expected_sales.sales(day, 2)
+    assert before == expected_sales.sales(day, 2) and len(mails(server, f"Daily report {day}")) == 1
     clear(server, api, DAG, run)
     wait(server, api, DAG, run, "success")
     assert sales(server, day) == before and len(mails(server, f"Daily report {day}")) == 1
@@ -159,6 +112,29 @@ def test_a_day_that_is_run_again_doubles_nothing_and_late_orders_are_restated(se
     assert len(sales(server, day)) == len(before) + 1
     restated = wait_for_mails(server, f"Daily report {day}", 2)
     assert "4,304.50" in restated[-1].get_body(("plain",)).get_content()
+
+
+def test_an_order_that_moves_over_midnight_counts_once(server, api):
+    """Its newest version decides the day; whoever was told of the day that it left is told again."""
+    day = like(2, 70)
+    after = day + timedelta(days=1)
+    database.deliver(server.lab, BUCKET, day, after)
+    order = f"'{day:%y%m%d}-99', 'DE', '{{}}', 'EUR', '1.000,00', 'paid', '{{}}'"
+    database.psql(server.lab, f"insert into orders values ({order.format(f'{day} 23:59', day)})")
+    # Side by side: neither waits for the other.
+    runs = [start(server, api, DAG, one) for one in (day, after)]
+    for run in runs:
+        wait(server, api, DAG, run, "success")
+    assert len(sales(server, day)) == len(expected_sales.sales(day, 2)) + 1
+    database.psql(server.lab, f"insert into orders values ({order.format(f'{after} 00:01', after)})")
+    clear(server, api, DAG, runs[1])
+    wait(server, api, DAG, runs[1], "success")
+    assert sales(server, day) == expected_sales.sales(day, 2)
+    assert len([row for row in sales(server, day, after) if row[2] == f"{day:%y%m%d}-99"]) == 1
+    assert "3,304.50" in text(server, f"curated/report/daily/dt={day}/report.txt")
+    said = [mail.get_body(("plain",)).get_content() for mail in wait_for_mails(server, f"Daily report {day}", 2)]
+    assert ["4,304.50" in text for text in said] == [True, False] and "3,304.50" in said[1]
+    assert len(mails(server, f"Daily report {after}")) == 2
 
 
 def test_the_run_waits_for_the_shops(server, api):
@@ -181,91 +157,15 @@ def test_a_file_that_cannot_be_read_fails_at_once_and_nothing_is_loaded_or_maile
     assert sales(server, day) == [] and mails(server, f"Daily report {day}") == []
     assert keys(server, f"curated/report/daily/dt={day}/") == []
     assert [mail["to"] for mail in wait_for_mails(server, run)] == ["ops@lab"]
+    page = server.play("why.yml", "-e", f"dag={DAG}", "-e", f"run={run}").words
+    assert f"{DAG} {run}: failed" in page and "combine failed in try 1 of" in page
+    assert "last good" in page and "release the same as then" in page and "memory at least" in page
+    assert "receipts.csv must name the columns receipt" in page
     database.deliver(server.lab, BUCKET, day)
     clear(server, api, DAG, run, only_failed=True)
     wait(server, api, DAG, run, "success")
     assert sales(server, day) == expected_sales.sales(day, 2)
     assert len(mails(server, f"Daily report {day}")) == 1
-
-
-def test_every_neighbour_may_fail_and_the_task_is_tried_again(server, api):
-    """In one run: the API is down, then it answers with HTML; orders and warehouse refuse; the mail server is away,
-    then it refuses."""
-    day, lab = like(2, 42), server.lab
-    database.deliver(lab, BUCKET, day)
-    fault(server, "down")
-    database.psql(lab, f"alter role {database.READER} nologin")
-    server.sql("alter role warehouse nologin")
-    stop(services.mail.pid_file(lab))
-    try:
-        run = start(server, api, DAG, day)
-        wait_for_task(server, api, DAG, run, "fetch_rates", "up_for_retry")
-        wait_for_task(server, api, DAG, run, "extract_orders", "up_for_retry")
-        log_says(server, run, "fetch_rates", "503:")
-        log_says(server, run, "extract_orders", "is not permitted to log in")
-        fault(server, "html")
-        clear(server, api, DAG, run, task_ids=["fetch_rates"])
-        wait_for_task(server, api, DAG, run, "fetch_rates", "up_for_retry")
-        log_says(server, run, "fetch_rates", "exchange rates is no JSON .*Sign in")
-        fault(server, None)
-        database.psql(lab, f"alter role {database.READER} login")
-        clear(server, api, DAG, run, task_ids=["fetch_rates", "extract_orders"])
-        wait_for_task(server, api, DAG, run, "load.create", "up_for_retry")
-        log_says(server, run, "load.create", "is not permitted to log in")
-        server.sql("alter role warehouse login")
-        assert sales(server, day) == []
-        clear(server, api, DAG, run, task_ids=["load.create"])
-        wait_for_task(server, api, DAG, run, "send_mail", "up_for_retry")
-        log_says(server, run, "send_mail", "Connection refused")
-        services.mail.up(lab, largest_mail=1000)
-        clear(server, api, DAG, run, task_ids=["send_mail"])
-        wait_for_task(server, api, DAG, run, "send_mail", "up_for_retry")
-        log_says(server, run, "send_mail", "552")
-    finally:
-        fault(server, None)
-        database.psql(lab, f"alter role {database.READER} login")
-        server.sql("alter role warehouse login")
-        stop(services.mail.pid_file(lab))
-        services.mail.up(lab)
-    assert mails(server, f"Daily report {day}") == []
-    clear(server, api, DAG, run, task_ids=["send_mail"])
-    wait(server, api, DAG, run, "success")
-    assert sales(server, day) == expected_sales.sales(day, 2)
-    assert len(mails(server, f"Daily report {day}")) == 1
-
-
-# The first sale online never arrives in a staging table.
-LOSE = """
-create function lose() returns trigger language plpgsql as $$ begin
-  return case when new.sale_id like '%-01' then null else new end;
-end $$;
-create function spoil() returns event_trigger language plpgsql as $$ declare made record; begin
-  for made in select object_identity from pg_event_trigger_ddl_commands() where object_identity like '%.staging_%' loop
-    execute format('create trigger lose before insert on %s for each row execute function lose()',
-                   made.object_identity);
-  end loop;
-end $$;
-create event trigger spoil on ddl_command_end when tag in ('CREATE TABLE') execute function spoil();
-"""
-
-
-def test_rows_that_the_warehouse_loses_stop_the_run_before_the_day_is_touched(server, api):
-    day = like(2, 51)
-    database.deliver(server.lab, BUCKET, day)
-    psql = "runuser -u postgres -- psql -qd warehouse"
-    server.run(psql, stdin=LOSE)
-    try:
-        run = start(server, api, DAG, day)
-        wait(server, api, DAG, run, "failed")
-    finally:
-        server.run(psql, stdin="drop event trigger spoil; drop function spoil; drop function lose cascade")
-    assert failed(server, api, run)["load.check_rows"] == 1
-    log_says(server, run, "load.check_rows", "all_rows_arrived")
-    assert sales(server, day) == [] and mails(server, f"Daily report {day}") == []
-    # The staging table is gone: it is made and filled anew for the task that is cleared.
-    clear(server, api, DAG, run, task_ids=["load.check_rows"])
-    wait(server, api, DAG, run, "success")
-    assert sales(server, day) == expected_sales.sales(day, 2)
 
 
 @pytest.mark.parametrize(("answer", "sent", "last"), [("Approve", 1, 45), ("Reject", 0, 48)])

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -65,20 +66,34 @@ def failed(server, api, run: str) -> dict[str, int]:
     return {task["task_id"]: task["try_number"] for task in found if task["state"] == "failed"}
 
 
-def test_a_rate_limit_frees_the_slot_and_the_task_goes_on_at_the_reset(server, api, x):
+def test_a_small_quota_is_waited_for_without_a_slot_and_without_a_try(server, api, x):
+    """One request for posts in a window: the three users come back window after window."""
     day = TODAY - timedelta(days=40)
-    control(server, faults=[{"kind": "rate_limited", "calls": [2], "reset": "4"}])
+    control(server, window_seconds=8, limits={"tweets": 1})
     run = start(server, api, "twitter", day)
     wait(server, api, "twitter", run, "success")
-    tries = {
-        task["rendered_map_index"] or task["task_id"]: task["try_number"]
-        for task in instances(server, api, "twitter", run)
-    }
-    assert sorted(tries[name] for name in USERNAMES) == [1, 1, 2]
+    assert {task["try_number"] for task in instances(server, api, "twitter", run)} == {1}
     assert sorted(pages(server, day).values()) == [1] * 3
+    refused = [entry for entry in control(server)["log"] if entry["status"] == 429]
+    assert refused
     event = api.get(f"{server.url}/api/v2/assets/events", params={"order_by": "-timestamp"}).json()
     extra = next(found["extra"] for found in event["asset_events"] if found["extra"]["day"] == str(day))
-    assert extra["rows"] == 21 and extra["users"] == 3 and extra["usd"] == 0.135
+    assert extra["rows"] == 21 and extra["users"] == 3 and extra["usd"] == 0.135 and extra["missing"] == []
+
+
+def test_who_is_missing_is_told_by_mail_and_nobody_else_waits(server, api, x):
+    day = TODAY - timedelta(days=45)
+    control(server, people=[{"id": "2000", "username": "shy", "status": "protected"}])
+    run = start(server, api, "twitter", day, usernames=[*USERNAMES, "shy"])
+    wait(server, api, "twitter", run, "success")
+    (mail,) = wait_for_mails(server, run)
+    said = mail.get_body().get_content()
+    assert mail["subject"] == "Airflow: twitter left something out" and "shy: the user is protected" in said
+    # A run for one user leaves the others' day as it is.
+    before = json.loads(text(server, f"curated/x/posts/dt={day}/_manifest.json"))
+    again = start(server, api, "twitter", day, second=1, usernames=USERNAMES[:1])
+    wait(server, api, "twitter", again, "success")
+    assert json.loads(text(server, f"curated/x/posts/dt={day}/_manifest.json")) == before
 
 
 def test_ended_credits_stop_at_once_keep_what_was_paid_and_are_told_by_mail(server, api, x):
@@ -115,14 +130,22 @@ def backfill(server, api) -> Backfill:
     yesterday = keys(server, f"curated/x/posts/dt={TODAY - timedelta(days=1)}/")
     before = {key: text(server, key) for key in yesterday}
     days = [TODAY - timedelta(days=past) for past in range(54, 50, -1)]
-    begin = f"airflow backfill create --dag-id twitter --from-date {days[0]} --to-date {days[-1]} --max-active-runs 2"
-    server.run(f"{begin} 2>&1")
-    server.play("run.yml", "-e", "dag=twitter")
-    wanted = {f"curated/x/posts/dt={day}/_manifest.json" for day in days}
-    wait_until(lambda: wanted <= set(keys(server, "curated/x/posts/")), 600, "days are missing", every=3)
+    with ThreadPoolExecutor() as pool:
+        past = pool.submit(
+            server.play, "run.yml", "-e", "dag=twitter", "-e", f"from_date={days[0]}", "-e", f"to_date={days[-1]}"
+        )
+        server.play("run.yml", "-e", "dag=twitter")
+        past.result()
     asked = sorted(pages(server, *days).values())
     control(server, reset=True)
     return Backfill(days, before, asked)
+
+
+def test_what_airflow_refuses_to_begin_is_said(server, api):
+    form = '{"conf": {"usernames": ["no name"]}}'
+    for days in ([], ["-e", f"from_date={TODAY - timedelta(days=50)}", "-e", f"to_date={TODAY - timedelta(days=50)}"]):
+        refused = server.play("run.yml", "-e", "dag=twitter", "-e", form, *days, succeeds=False)
+        assert "Airflow says: " in refused.output and "no name" in refused.output and refused.changed == 0
 
 
 def test_a_backfill_beside_todays_run_gives_each_day_its_own(server, backfill):

@@ -1,32 +1,31 @@
-"""`make soak`: what needs many trials or hours. It prints figures and is no part of CI."""
+"""What befalls a machine: killed updates, outages, restarts, Airflow's own examples, a day of 200 MB."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from datetime import timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from lab import __main__ as commands
-from lab.settings import Lab
+from lab import instance
+from lab.settings import BUCKET, Lab
+from lab.shop import seed
+from tests.bench.etl import write_receipts
 from tests.bench.faults import seconds_until_it_schedules
 from tests.e2e import load
 from tests.e2e.conftest import Place
 from tests.e2e.load import DENSE, Load
+from tests.e2e.runs import TODAY, instances, start, unpause, wait
 from tests.e2e.updates import begin, killed, live, whole
 from tests.server import ROOT, Server
+from tests.soak import FOLDER
 
-FOLDER = ROOT / "build" / "trials"
-CONTROLLERS = ["3.11", "3.12", "3.13"]
 KILLS = 30
 # An update takes about this long.
 LONGEST_SECONDS = 6
@@ -41,30 +40,11 @@ OUTAGES = {
 RESTARTS = 20
 RESTART_SECONDS = 30
 EXAMPLES_SECONDS = 900
-UNIT = f"env AIRFLOW_HOME={ROOT}/build/airflow/home {ROOT}/build/airflow/bin/pytest -q -x"
-
-
-@dataclass
-class Mutated:
-    """Code of the platform, the tests that must notice each change of it, and where these find the changed code."""
-
-    path: str
-    tests: str
-    imports: str = "."
-
-
-MUTATED = [
-    Mutated("roles/airflow/files/airstrip/airstrip", f"{UNIT} tests/unit/test_airstrip.py tests/unit/test_mail.py "
-            "tests/unit/test_notices.py", "roles/airflow/files/airstrip:."),
-    Mutated("roles/airflow/files/airstrip/airstrip/release", f"{UNIT} tests/unit/test_release_engine.py "
-            "tests/unit/test_release_lock.py tests/unit/test_release_tree.py", "roles/airflow/files/airstrip:."),
-    Mutated("roles/base/library/file_tree.py", f"{sys.executable} -m pytest -q -x tests/policy/test_tree.py"),
-]  # fmt: skip
 
 
 @contextlib.contextmanager
-def machine() -> Iterator[tuple[Server, Path]]:
-    """A machine with everything on it and the DAGs of the load live, and their source."""
+def empty_lab() -> Iterator[Place]:
+    """A lab without a machine."""
     lab = Lab("stripsoak", IPv4Network("10.203.3.0/24"))
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
@@ -73,12 +53,20 @@ def machine() -> Iterator[tuple[Server, Path]]:
         commands.up(lab)
         place = Place()
         place.lab = lab
-        server = place.deployed("debian13")
-        source = load.source(FOLDER / "source")
-        server.play("update.yml", "-e", f"release_source={source}")
-        yield server, source
+        yield place
     finally:
         commands.down(lab)
+
+
+@contextlib.contextmanager
+def machine(of_load: bool = True) -> Iterator[tuple[Server, Path]]:
+    """A machine with everything on it, and the DAGs of the load live or the two pipelines; and the load's source."""
+    with empty_lab() as place:
+        server = place.deployed("debian13")
+        source = load.source(FOLDER / "source")
+        if of_load:
+            server.play("update.yml", "-e", f"release_source={source}")
+        yield server, source
 
 
 def updates() -> None:
@@ -177,86 +165,22 @@ def refused(server: Server, source: Path) -> list[str]:
     return sorted(set(re.findall(r"dags/\w+_examples/\w+\.py", output))) if process.returncode else []
 
 
-def mutants() -> None:
-    """Change the platform's own Python bit by bit, in a copy of the tree, and print which changes no test sees."""
-    tree = FOLDER / "tree"
-    for mutated in MUTATED:
-        shutil.rmtree(tree, ignore_errors=True)
-        subprocess.run(["git", "clone", "--quiet", ROOT, tree], check=True)
-        settings = {
-            "module-path": mutated.path,
-            "timeout": 120.0,
-            "excluded-modules": [],
-            "test-command": mutated.tests,
-            "distributor": {"name": "local"},
-        }
-        (tree / "soak.toml").write_text(toml(settings))
-        environment = {
-            **os.environ,
-            "PYTHONPATH": ":".join(str(tree / path) for path in mutated.imports.split(":")),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        # First without a change: tests that fail anyway would see every one.
-        for command in (
-            ["init", "soak.toml", "soak.sqlite"],
-            ["baseline", "soak.toml"],
-            ["exec", "soak.toml", "soak.sqlite"],
+def receipts() -> None:
+    """Report a day of 200 MB on a t3.small: through S3, the staging table and the warehouse."""
+    with machine(of_load=False) as (server, _):
+        day, path = TODAY - timedelta(days=2), FOLDER / "receipts.csv"
+        rows = write_receipts(path, str(day))
+        server.aws("s3").upload_file(str(path), BUCKET, seed.receipts_key(day))
+        killed_before = instance.killed_for_memory(server.lab, server.instance["InstanceId"])
+        unpause(server, server.logged_in, "daily_report")
+        run = start(server, server.logged_in, "daily_report", day, mail=False)
+        wait(server, server.logged_in, "daily_report", run, "success", seconds=3600)
+        for task in sorted(
+            instances(server, server.logged_in, "daily_report", run), key=lambda one: one["start_date"] or ""
         ):
-            subprocess.run(["cosmic-ray", *command], cwd=tree, env=environment, check=True)
-        dump = subprocess.run(
-            ["cosmic-ray", "dump", "soak.sqlite"], cwd=tree, text=True, capture_output=True, check=True
-        )
-        tell(mutated, [json.loads(line) for line in dump.stdout.splitlines()])
-
-
-def tell(mutated: Mutated, results: list[list[dict]]) -> None:
-    """Print the share of changes that the tests saw, and each that they did not."""
-    done = [(work["mutations"][0], result) for work, result in results if result]
-    survivors = [mutation for mutation, result in done if result["test_outcome"] == "survived"]
-    for mutation in survivors:
-        line = mutation["start_pos"][0]
-        print(f"survived: {Path(mutation['module_path'])}:{line} {mutation['operator_name']}")
-    killed = len(done) - len(survivors)
-    print(f"{mutated.path}: mutants_killed_percent {100 * killed / max(1, len(done)):.0f} ({killed} of {len(done)})")
-
-
-def controllers() -> None:
-    """Run the quick tests on controllers with other Pythons: those of this machine that are on the PATH."""
-    uv, folder = ROOT / ".venv" / "bin" / "uv", FOLDER / "controller"
-    for version in CONTROLLERS:
-        create = [uv, "venv", "--quiet", "--clear", "--no-python-downloads", "--python", version, folder]
-        if subprocess.run(create, text=True, capture_output=True, check=False).returncode:
-            print(f"controller_{version}: this machine has no Python {version}")
-            continue
-        environment = {**os.environ, "VIRTUAL_ENV": str(folder), "PATH": f"{folder}/bin:{os.environ['PATH']}"}
-        sync = [uv, "pip", "sync", "--quiet", "--require-hashes", "requirements.txt"]
-        subprocess.run(sync, cwd=ROOT, env=environment, check=True)
-        tests = [folder / "bin" / "pytest", "--quiet", "tests/lint", "tests/policy", "tests/aws"]
-        said = subprocess.run(tests, cwd=ROOT, env=environment, text=True, capture_output=True, check=False).stdout
-        print(f"controller_{version}: {said.splitlines()[-1]}", flush=True)
-
-
-def toml(settings: dict) -> str:
-    """cosmic-ray's configuration: values are written as JSON, which is TOML too."""
-    lines = ["[cosmic-ray]"]
-    tables = []
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            tables += [f"[cosmic-ray.{name}]", *(f"{key} = {json.dumps(inner)}" for key, inner in value.items())]
-        else:
-            lines.append(f"{name} = {json.dumps(value)}")
-    return "\n".join([*lines, *tables]) + "\n"
-
-
-GROUPS: dict[str, Callable[[], None]] = {
-    "updates": updates,
-    "outages": outages,
-    "restarts": restarts,
-    "examples": examples,
-    "mutants": mutants,
-    "controllers": controllers,
-}
-
-if __name__ == "__main__":
-    for name in sys.argv[1:] or GROUPS:
-        GROUPS[name]()
+            if (task["duration"] or 0) > 5:
+                print(f"{task['task_id']}: {task['duration']:.0f} s")
+        loaded = server.sql(f"select count(*) from sales where day = '{day}' and channel = 'shops'", "warehouse")
+        killed_now = instance.killed_for_memory(server.lab, server.instance["InstanceId"])
+        print(f"receipts_loaded {loaded} of {rows}")
+        print(f"receipts_killed_for_memory {killed_now - killed_before}")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl import x_posts
+from etl.x import output, rows
+from etl.x.contract import POSTS
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 END = START + timedelta(days=1)
@@ -50,7 +51,7 @@ def post(number=2**60, text="hello", **fields):
 
 def clean(*posts, **page):
     body = {"data": list(posts), "meta": {"result_count": len(posts)}, **page}
-    return x_posts.transform("ada", [(body, END)], START, END)
+    return rows.transform("ada", [(body, END)], START, END)
 
 
 def read_back(content):
@@ -71,23 +72,23 @@ def read_back(content):
     ],
 )
 def test_text_is_cleaned_once_and_rightly(raw, expected):
-    assert x_posts.clean_text(raw) == expected
+    assert rows.clean_text(raw) == expected
 
 
 @given(TEXT)
 def test_clean_text_is_fit_for_every_reader(text):
-    cleaned = x_posts.clean_text(text)
+    cleaned = rows.clean_text(text)
     cleaned.encode()
     assert not {"\x00", "\r"} & set(cleaned)
     without_escapes = cleaned.replace("&", "")
-    assert x_posts.clean_text(without_escapes) == without_escapes
+    assert rows.clean_text(without_escapes) == without_escapes
 
 
 @given(st.lists(TEXT, max_size=5))
 def test_csv_reads_back_equal_with_both_readers(texts):
     batch = clean(*(post(2**60 + number, text) for number, text in enumerate(texts)))
-    content = x_posts.to_csv(batch.frame)
-    expected = [x_posts.clean_text(text) for text in texts]
+    content = output.to_csv(batch.frame)
+    expected = [rows.clean_text(text) for text in texts]
     assert [row["text"] for row in read_back(content)] == expected
     back = pd.read_csv(io.BytesIO(content), dtype="str", keep_default_na=False)
     assert back.text.tolist() == expected
@@ -96,37 +97,37 @@ def test_csv_reads_back_equal_with_both_readers(texts):
 
 def test_nasty_texts_survive_csv_parquet_and_duckdb(tmp_path):
     frame = clean(*(post(2**53 + number, text) for number, text in enumerate(NASTY))).frame
-    expected = [(str(2**53 + number), x_posts.clean_text(text)) for number, text in enumerate(NASTY)]
-    (tmp_path / "posts.csv").write_bytes(x_posts.to_csv(frame))
-    (tmp_path / "posts.parquet").write_bytes(x_posts.to_parquet(frame))
-    assert [(row["post_id"], row["text"]) for row in read_back(x_posts.to_csv(frame))] == expected
+    expected = [(str(2**53 + number), rows.clean_text(text)) for number, text in enumerate(NASTY)]
+    (tmp_path / "posts.csv").write_bytes(output.to_csv(frame))
+    (tmp_path / "posts.parquet").write_bytes(output.to_parquet(frame))
+    assert [(row["post_id"], row["text"]) for row in read_back(output.to_csv(frame))] == expected
     query = "SELECT post_id::VARCHAR, text FROM {} ORDER BY post_id"
     for source in (f"read_csv('{tmp_path}/posts.csv', all_varchar=true)", f"read_parquet('{tmp_path}/posts.parquet')"):
         assert [(number, text or "") for number, text in duckdb.sql(query.format(source)).fetchall()] == expected
     back = pd.read_parquet(tmp_path / "posts.parquet")
-    assert list(back.columns) == x_posts.COLUMNS and str(back.created_at.dtype) == "datetime64[ms, UTC]"
+    assert list(back.columns) == POSTS.names and str(back.created_at.dtype) == "datetime64[ms, UTC]"
 
 
 def test_formulas_are_guarded_only_when_asked():
-    frame = clean(
-        *(post(2**60 + number, text) for number, text in enumerate(["=1", "+1", "-1", "@a", "\t1", "a=1"]))
-    ).frame
-    assert [row["text"] for row in read_back(x_posts.to_csv(frame))] == ["=1", "+1", "-1", "@a", "\t1", "a=1"]
-    guarded = [row["text"] for row in read_back(x_posts.to_csv(frame, formula_guard=True))]
-    assert guarded == ["'=1", "'+1", "'-1", "'@a", "'\t1", "a=1"]
+    """In full width too, which spreadsheets read alike."""
+    texts = ["=1", "+1", "-1", "@a", "\t1", "\uff1d1", "\uff20a", "a=1"]
+    frame = clean(*(post(2**60 + number, text) for number, text in enumerate(texts))).frame
+    assert [row["text"] for row in read_back(output.to_csv(frame))] == texts
+    guarded = [row["text"] for row in read_back(output.to_csv(frame, formula_guard=True))]
+    assert guarded == [*(f"'{text}" for text in texts[:-1]), "a=1"]
 
 
 def test_csv_is_the_contract_to_the_byte():
     frame = clean(post(7, 'say "hi"', lang="en")).frame
-    assert x_posts.to_csv(frame).decode() == (
+    assert output.to_csv(frame).decode() == (
         '"username","text","like_count","retweet_count","created_at","post_id","lang","fetched_at"\n'
         '"ada","say ""hi""","1","2","2026-11-01T10:00:00Z","7","en","2026-11-02T00:00:00Z"\n'
     )
 
 
 def test_a_day_without_posts_is_a_header():
-    assert x_posts.to_csv(clean().frame).decode() == ",".join(f'"{name}"' for name in x_posts.COLUMNS) + "\n"
-    assert x_posts.problems(clean(), START, END) == []
+    assert output.to_csv(clean().frame).decode() == ",".join(f'"{name}"' for name in POSTS.names) + "\n"
+    assert rows.problems(clean(), START, END) == []
 
 
 def test_a_long_post_is_whole_in_both_dialects():
@@ -163,12 +164,15 @@ def test_a_retweet_is_whole(kind, field, included):
         ({"public_metrics": {"like_count": -1, "retweet_count": 0}}, "like_count is -1"),
         ({"public_metrics": {"like_count": "many", "retweet_count": 0}}, "like_count is 'many'"),
         ({"public_metrics": {"like_count": True, "retweet_count": 0}}, "like_count is True"),
+        ({"public_metrics": 3}, "not as X describes a post: TypeError"),
+        ({"text": 5}, "not as X describes a post: TypeError"),
+        ({"created_at": "0001-01-01T00:00:00+05:00"}, "not as X describes a post: OverflowError"),
     ],
 )
 def test_a_post_that_lacks_something_is_rejected_with_the_reason(fields, reason):
     batch = clean(post(1), post(2, **fields) | fields)
     assert [rejected["reason"] for rejected in batch.rejected] == [reason]
-    assert batch.frame.post_id.tolist() == ["1"] and not x_posts.problems(batch, START, END)
+    assert batch.frame.post_id.tolist() == ["1"] and not rows.problems(batch, START, END)
 
 
 def test_dialects_may_be_mixed_and_unknown_fields_are_ignored():
@@ -190,13 +194,13 @@ def test_the_interval_holds_its_start_and_not_its_end():
     ]
     batch = clean(*(post(number, created_at=time) for number, time in enumerate(times, start=1)))
     assert batch.frame.post_id.tolist() == ["2", "3"] and batch.outside == 2
-    assert x_posts.problems(batch, START, END) == []
+    assert rows.problems(batch, START, END) == []
 
 
 def test_of_a_post_that_came_twice_the_later_fetch_counts():
     early = {"data": [post(1)], "meta": {"result_count": 1}}
     late = {"data": [post(1, public_metrics={"like_count": 0, "retweet_count": 1})], "meta": {"result_count": 1}}
-    batch = x_posts.transform("ada", [(early, START), (late, END)], START, END)
+    batch = rows.transform("ada", [(early, START), (late, END)], START, END)
     assert batch.duplicates == 1 and batch.frame.like_count.tolist() == [0]
     assert batch.frame.fetched_at.tolist() == [END]
 
@@ -210,14 +214,14 @@ def test_of_an_edited_post_the_newest_version_counts(field):
         post(101, "another", **{field: ["101"]}),
     )
     assert batch.frame.text.tolist() == ["third", "another"] and batch.superseded == 2
-    assert not x_posts.problems(batch, START, END)
+    assert not rows.problems(batch, START, END)
 
 
 def test_the_order_of_pages_does_not_change_the_bytes():
     posts = [
         post(2**60 + number, f"text {number}", created_at=f"2026-11-01T{number:02}:00:00.000Z") for number in range(9)
     ]
-    assert x_posts.to_csv(clean(*posts).frame) == x_posts.to_csv(clean(*reversed(posts)).frame)
+    assert output.to_csv(clean(*posts).frame) == output.to_csv(clean(*reversed(posts)).frame)
 
 
 def broken(batch, **frame):
@@ -228,22 +232,33 @@ def broken(batch, **frame):
 @pytest.mark.parametrize(
     ("batch", "words"),
     [
-        (lambda: broken(clean(post(1), post(2)), post_id=["1", "1"]), "twice"),
-        (lambda: broken(clean(post(1)), text=[None]), "missing"),
+        (lambda: broken(clean(post(1), post(2)), post_id=["1", "1"]), "post_id is there twice: '1' and 1 more"),
+        (lambda: broken(clean(post(1)), text=[None]), "text has no value"),
+        (lambda: broken(clean(post(1)), like_count=[-1]), "like_count is below 0: '-1'"),
+        (lambda: broken(clean(post(1)), post_id=["a"]), "post_id is not of the form [0-9]{1,19}: 'a'"),
+        (lambda: broken(clean(post(1)), created_at=["2026-11-21"]), "created_at is of another type"),
         (lambda: broken(clean(post(1)), created_at=[END]), "outside the day"),
         (lambda: broken(clean(post(1)), created_at=[START - timedelta(seconds=1)]), "outside the day"),
-        (lambda: broken(clean(post(1)), another=[1]), "columns"),
+        (lambda: broken(clean(post(1)), another=[1]), "the column another is not in the contract"),
         (lambda: clean(post(1), meta={"result_count": 2}), "announced 2 posts and sent 1"),
         (lambda: clean(post(1, text=None)), "1 of 1 posts were rejected: no text"),
         (lambda: clean(post(1), *(post(n, text=None) for n in (2, 3))), "2 of 3 posts were rejected: no text"),
     ],
 )
 def test_what_must_not_be_published_is_found(batch, words):
-    found = x_posts.problems(batch(), START, END)
+    found = rows.problems(batch(), START, END)
     assert any(words in problem for problem in found), found
 
 
 def test_rows_that_vanish_are_found():
     batch = clean(post(1), post(2))
     batch.frame = batch.frame.head(1)
-    assert x_posts.problems(batch, START, END) == ["2 posts came, 1 are rows and 0 are accounted for"]
+    assert rows.problems(batch, START, END) == ["2 posts came, 1 are rows and 0 are accounted for"]
+
+
+def test_every_post_that_came_is_accounted_for():
+    rest = {"duplicates": 3, "superseded": 3, "outside": 3, "rejected": [{"reason": "no text"}] * 3}
+    batch = rows.Batch(rows.to_frame([]), received=12, announced=12, **rest)
+    assert rows.problems(batch, START, END) == []
+    batch.received = batch.announced = 11
+    assert "0 are rows and 12 are accounted for" in rows.problems(batch, START, END)[0]

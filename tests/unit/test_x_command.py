@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from etl import twitter_command
+from etl.x import command as x_command
 from lab.x_api.api import Fault
 from lab.x_api.people import Person
 from tests.unit.conftest import KEYS
@@ -26,7 +26,7 @@ def run(x, x_server, tmp_path, monkeypatch, capsys):
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["twitter_etl", "--to", str(tmp_path), "--day", "2026-11-01", *words])
         try:
-            twitter_command.main()
+            x_command.main()
             code = 0
         except SystemExit as ended:
             code = ended.code
@@ -50,7 +50,7 @@ def test_several_days(run, tmp_path):
 
 def test_a_rate_limit_is_waited_out(run, x, monkeypatch):
     waited = []
-    monkeypatch.setattr(twitter_command.time, "sleep", waited.append)
+    monkeypatch.setattr(x_command.time, "sleep", waited.append)
     x.faults = [Fault("rate_limited", [1], reset="30")]
     assert run("ada_airfield")[0] == 0
     assert len(waited) == 1 and 30 <= waited[0] <= 35
@@ -59,7 +59,7 @@ def test_a_rate_limit_is_waited_out(run, x, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nobody"], "XApiError: X does not show nobody (not_found)"),
+        (["nobody"], "XError: X does not show nobody (not_found)"),
         (["ada_airfield", "--max-posts", "3"], "BudgetSpent: 0 posts"),
         (["ada_airfield", "--day", "2099-01-01"], "2099-01-01 is not over"),
     ],
@@ -76,7 +76,7 @@ def test_without_a_key_it_says_which(run, monkeypatch):
 
 
 def test_drift_is_shown(run, monkeypatch):
-    monkeypatch.setattr(twitter_command.twitter_etl, "drift", lambda *_: "fewer than usual")
+    monkeypatch.setattr(x_command, "drift", lambda *_: "fewer than usual")
     assert "fewer than usual" in run("ada_airfield")[1]
 
 
@@ -84,7 +84,7 @@ def test_stopped_by_hand_it_says_how_to_go_on(run, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(twitter_command, "collect", stop)
+    monkeypatch.setattr(x_command, "collect", stop)
     code, output = run("ada_airfield")
     assert code == 130 and "same command again" in output
 

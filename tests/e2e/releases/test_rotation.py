@@ -1,0 +1,52 @@
+"""New keys and passwords under load."""
+
+from __future__ import annotations
+
+import requests
+
+from tests.e2e.load import Load
+from tests.e2e.updates import killed, wait_for_step
+from tests.server import Server, wait_until
+
+FOLDER = "/etc/airflow/secrets"
+CONNECTION = {"connection_id": "kept", "conn_type": "http", "password": "read with either key"}
+
+
+def secrets(server: Server) -> dict[str, str]:
+    """Each secret that was generated."""
+    names = server.run(f"ls {FOLDER}").split()
+    return {name: server.run(f"cat {FOLDER}/{name}").strip() for name in names}
+
+
+def test_all_of_them_change_under_load(loaded):
+    server = loaded
+    api, before = server.logged_in, secrets(server)
+    assert api.post(f"{server.url}/api/v2/connections", json=CONNECTION).status_code == 201
+    with Load(server) as run:
+        with run.held():
+            rotation = server.begin("rotate.yml")
+            scheduler = "systemctl list-units --plain --no-legend --state=active 'airflow-scheduler@*'"
+            wait_until(lambda: server.run(scheduler) == "", 60, "it does not wait for the running task")
+            assert secrets(server) == before
+        # Cut off between the new key and what it encrypts.
+        wait_for_step(server, rotation, f"grep , {FOLDER}/fernet_key")
+        with killed(rotation):
+            server.play("rotate.yml")
+        server.wait_until_healthy()
+    run.wait()
+    # Whoever was logged in logs in again; nothing else is noticed.
+    assert set(run.failed_requests) <= {"401", "403"}
+    assert run.lost() == []
+
+    after = secrets(server)
+    assert after.keys() == before.keys() and not set(after.values()) & set(before.values())
+    assert "," not in after["fernet_key"]
+    assert "read with either key" in server.run("airflow connections get kept --output json")
+    assert api.get(f"{server.url}/api/v2/dags").status_code in {401, 403}
+    old = {"username": "admin", "password": before["admin_password"]}
+    assert requests.post(f"{server.url}/auth/token", json=old, verify=api.verify).status_code == 401
+    server.forget()
+    server.run("airflow connections delete kept")
+    assert "peer" not in server.run("grep airflow /etc/postgresql/*/main/pg_hba.conf")
+    assert server.play("site.yml", "--tags", "postgresql,airflow").changed == 0
+    server.play("check.yml")
