@@ -36,7 +36,7 @@ lab: setup $(if $(filter bigquery,$(LAB_WAREHOUSE)),build/bigquery/done) ## Make
 	$(PLAYBOOK) playbooks/provision.yml
 	$(PLAYBOOK) playbooks/site.yml
 	$(PLAYBOOK) playbooks/run.yml -e dag=twitter
-	$(LAB) deliver
+	$(LAB) trade
 	$(PLAYBOOK) playbooks/run.yml -e dag=daily_report
 	@$(LAB) result
 
@@ -92,7 +92,7 @@ bench: setup build/airflow/done ## Measure, compare, write the README's table; o
 	$(BIN)/python -m tests.bench $(NAME)
 
 .PHONY: soak
-soak: setup build/airflow/done build/soak/done ## Try for hours, and print figures; one group with NAME=updates, outages, restarts, examples, mutants or controllers
+soak: setup build/airflow/done build/soak/done ## Try for hours, and print figures; one group with NAME=updates, outages, restarts, examples, receipts, history, restores, move, disks, upgrades, orders, mutants or controllers
 	PATH=$(CURDIR)/build/soak/bin:$(PATH) $(BIN)/python -m tests.soak $(NAME)
 
 .PHONY: lock
@@ -100,6 +100,8 @@ lock: .venv/done ## Choose newer versions and pin them with hashes
 	$(LOCK) -o requirements.txt requirements.in
 	$(WHEEL)
 	$(LOCK) --find-links build/wheels -o roles/airflow/files/requirements.txt roles/airflow/files/requirements.in
+	$(LOCK) --find-links build/wheels --override tests/e2e/upgrade/requirements.in \
+	  -o tests/e2e/upgrade/requirements.txt roles/airflow/files/requirements.in
 	for extra in $(EXTRAS); do $(LOCK) -c roles/airflow/files/requirements.txt -o $$extra.txt $$extra.in; done
 	$(LOCK) -o roles/airflow/files/uv.txt roles/airflow/files/uv.in
 	$(LOCK) -o lab/bigquery.txt lab/bigquery.in
