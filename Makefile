@@ -66,17 +66,17 @@ unit: build/airflow/done ## Run the tests that need no machine
 	$(UNIT)
 
 .PHONY: e2e
-e2e: setup build/airflow/done build/bigquery/done ## Run the tests on machines of their own; one part with ONLY=releases
+e2e: setup build/airflow/done build/bigquery/done ## Run all tests on machines of their own, the long ones too; one part with ONLY=releases
 	$(PYTEST) $(IN_LANES) $(or $(ONLY:%=tests/e2e/%),tests/e2e)
 
 .PHONY: test
-test: setup ## Run all tests
+test: setup ## Run all tests but the long ones
 	@$(MAKE) --no-print-directory --jobs=2 all-lanes unit-alone
 
 # All in one go, so that no lane is idle while another works.
 .PHONY: all-lanes
 all-lanes: build/airflow/done build/bigquery/done
-	$(PYTEST) $(IN_LANES) tests/lint tests/policy tests/aws tests/e2e
+	$(PYTEST) $(IN_LANES) -m "not long" tests/lint tests/policy tests/aws tests/e2e
 
 # In Airflow's own virtualenv.
 .PHONY: unit-alone

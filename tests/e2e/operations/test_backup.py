@@ -29,20 +29,33 @@ def given(server) -> Iterator[list[str]]:
     yield given
     server.run("airflow connections delete kept")
     assert server.play("site.yml", *TAGS).changed > 0
-    assert server.play("site.yml", *TAGS).changed == 0
     server.wait_until_healthy()
 
 
-def test_a_database_that_is_dropped_is_back_as_it_was(server, given):
-    assert server.play("site.yml", *TAGS, *given).changed == 0
+def before_a_mistake(server) -> str:
+    """A moment to go back to: at which there is a table `probe`, and not yet the table `later`."""
     server.sql("CREATE TABLE probe AS SELECT 42 AS answer")
-    known = server.sql("SELECT count(*) FROM dag")
     moment = server.sql(
         "SELECT to_char(date_trunc('second', clock_timestamp()) + interval '1 s', 'YYYY-MM-DD HH24:MI:SSOF')"
     )
     wait_until(lambda: server.sql(f"SELECT clock_timestamp() > '{moment}'") == "t", 10, "the clock stands")
-    # PostgreSQL goes back to before the first commit that is later: the one that removes the database is too late.
+    # PostgreSQL goes back to before the first commit that is later: one that removes the database is too late.
     server.sql("CREATE TABLE later ()")
+    return moment
+
+
+def mistake_is_gone(server) -> bool:
+    """Whether the databases are as at that moment."""
+    gone = server.sql("SELECT answer, to_regclass('later') IS NULL FROM probe") == "42|t"
+    server.sql("DROP TABLE probe")
+    return gone
+
+
+@pytest.mark.long
+def test_a_database_that_is_dropped_is_back_as_it_was(server, given):
+    assert server.play("site.yml", *TAGS, *given).changed == 0
+    known = server.sql("SELECT count(*) FROM dag")
+    moment = before_a_mistake(server)
     # Keys have changed since, and the other scheduler of the pair runs.
     key = server.run("cat /etc/airflow/secrets/fernet_key")
     server.run("head -c 32 /dev/urandom | basenc --base64url > /etc/airflow/secrets/fernet_key")
@@ -50,8 +63,7 @@ def test_a_database_that_is_dropped_is_back_as_it_was(server, given):
     server.sql("DROP DATABASE airflow WITH (FORCE)", "postgres")
     said = server.play("restore.yml", "-e", json.dumps({"to": moment}), *given).words
     assert "Nothing is scheduled until you run playbooks/site.yml" in said
-    assert server.sql("SELECT to_regclass('later') IS NULL") == "t"
-    assert server.sql("SELECT answer FROM probe") == "42" and server.sql("SELECT count(*) FROM dag") == known
+    assert mistake_is_gone(server) and server.sql("SELECT count(*) FROM dag") == known
     assert server.run("cat /etc/airflow/secrets/fernet_key") == key
     assert CONNECTION["password"] in server.run("airflow connections get kept --output json")
     # People look first: nothing is scheduled until they say so.
@@ -65,6 +77,7 @@ def test_a_database_that_is_dropped_is_back_as_it_was(server, given):
     server.play("check.yml", *given)
 
 
+@pytest.mark.long
 def test_a_time_that_no_backup_reaches_is_refused_before_anything_stops(server, given):
     for to, words in (
         ({"to": "2020-01-01 00:00:00+00"}, "until now, and not 2020"),
@@ -76,6 +89,7 @@ def test_a_time_that_no_backup_reaches_is_refused_before_anything_stops(server, 
     server.wait_until_healthy()
 
 
+@pytest.mark.long
 def test_the_newest_backup_is_restored_on_trial(server, given):
     server.run("systemctl start airstrip-drill")
     said = server.play("check.yml", *given).words
@@ -92,6 +106,7 @@ def test_the_newest_backup_is_restored_on_trial(server, given):
     server.run("systemctl start airstrip-drill")
 
 
+@pytest.mark.long
 def test_secrets_that_were_deleted_come_back(server, given):
     before = server.run("cd /etc/airflow/secrets && sha256sum *")
     moment = server.sql("SELECT clock_timestamp()")
@@ -140,6 +155,7 @@ def test_a_host_in_wrong_hands_takes_no_backup_away(server, given):
     assert "full backup" in server.run("runuser -u postgres -- pgbackrest --stanza=main info")
 
 
+@pytest.mark.long
 def test_a_damaged_backup_is_found_before_it_is_needed(server, given):
     s3 = server.aws("s3")
     found = s3.list_objects_v2(Bucket=BUCKET, Prefix="backup/postgresql-")["Contents"]
@@ -152,6 +168,7 @@ def test_a_damaged_backup_is_found_before_it_is_needed(server, given):
     server.play("check.yml", *given)
 
 
+@pytest.mark.long
 def test_another_key_begins_anew_beside_the_old_backups(server, given):
     def places() -> set[str]:
         found = server.aws("s3").list_objects_v2(Bucket=BUCKET, Prefix="backup/", Delimiter="/")
@@ -167,6 +184,7 @@ def test_another_key_begins_anew_beside_the_old_backups(server, given):
     assert full() == made
 
 
+@pytest.mark.long
 def test_while_the_bucket_is_away_history_waits_and_the_doctor_says_so(server, given):
     server.run("sed -i 's/^repo1-s3-bucket=.*/repo1-s3-bucket=nowhere/' /etc/pgbackrest.conf")
     server.sql("SELECT pg_switch_wal()")
@@ -179,9 +197,9 @@ def test_while_the_bucket_is_away_history_waits_and_the_doctor_says_so(server, g
     server.play("check.yml", *given)
 
 
-def test_a_host_that_is_destroyed_is_back_on_a_new_one(server, given):
+def test_a_host_that_is_destroyed_after_a_mistake_is_back_on_a_new_one_without_it(server, given):
     password, release = server.password, server.run("basename $(readlink /srv/airflow/current)").strip()
-    runs = server.sql("SELECT count(*) FROM dag_run")
+    runs, moment = server.sql("SELECT count(*) FROM dag_run"), before_a_mistake(server)
     # What came later than backup_lost_seconds ago may be lost; this did not.
     written = server.sql("SELECT pg_current_wal_lsn()")
     sent = f"SELECT pg_walfile_name('{written}') <= last_archived_wal FROM pg_stat_archiver"
@@ -190,16 +208,18 @@ def test_a_host_that_is_destroyed_is_back_on_a_new_one(server, given):
     server.lose()
     disk.start_from(server.lab, server.stack, None)
     server.play("provision.yml")
-    refused = server.play("restore.yml", "-e", "to=latest", "-e", "identity=/nowhere", *given, succeeds=False)
+    to = ["-e", json.dumps({"to": moment})]
+    refused = server.play("restore.yml", *to, "-e", "identity=/nowhere", *given, succeeds=False)
     assert "-e identity=/nowhere" in refused.words and refused.changed == 0
     later = server.inventory / "group_vars" / "later.yml"
     later.write_text("{}\n")
-    said = server.play("restore.yml", "-e", "to=latest", *given).words
+    said = server.play("restore.yml", *to, *given).words
     later.unlink()
     assert "Nothing is scheduled until you run playbooks/site.yml" in said
     assert "files of the inventory are not what they were: group_vars/later.yml" in said
 
-    assert server.password == password and server.sql("SELECT count(*) FROM dag_run") == runs
+    assert mistake_is_gone(server) and server.password == password
+    assert server.sql("SELECT count(*) FROM dag_run") == runs
     assert "only the old key reads it" in server.run("airflow connections get kept --output json")
     assert server.run(f"ls /srv/airflow/releases/{release}/dags")
     assert server.run("systemctl list-units --plain --no-legend --state=active 'airflow-scheduler@*'") == ""

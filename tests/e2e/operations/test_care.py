@@ -6,6 +6,8 @@ import json
 import re
 from datetime import UTC, datetime
 
+import pytest
+
 from lab.settings import BUCKET
 from tests.server import wait_until
 
@@ -37,6 +39,7 @@ def test_old_rows_leave_the_database_for_a_dump(server):
     )
 
 
+@pytest.mark.long
 def test_logs_are_on_s3_when_their_tasks_have_ended_and_a_reboot_comes_at_its_hour(server, ship):
     wanted = {"airflow_log_bucket": BUCKET, "airflow_reboot": "Sun 04:00"}
     given = ["--tags", "airflow", "-e", json.dumps(wanted)]

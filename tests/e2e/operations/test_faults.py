@@ -226,6 +226,7 @@ def test_the_doctor_notices_a_wrong_clock(server):
     assert set(re.findall(r"FAIL (\w+)", said)) == {"clock"}
 
 
+@pytest.mark.long
 def test_a_link_that_leads_nowhere_is_found_and_repaired(server):
     server.run("ln -sfn releases/none /srv/airflow/current")
     assert "releases/none" in server.play("site.yml", "--tags", "release", "--diff").output
@@ -269,6 +270,7 @@ def test_another_encryption_key_is_refused(server):
     assert "holds another key" in refused.output and refused.changed == 0
 
 
+@pytest.mark.long
 def test_without_a_certificate_one_is_made_and_kept(server):
     server.run("rm /etc/nginx/tls/*")
     own = ["--tags", "nginx", "-e", "nginx_certificate=self-signed"]
@@ -327,6 +329,7 @@ def test_where_the_new_one_cannot_start_the_old_one_goes_on(server):
     assert "has taken over" in server.run("airflow-restart scheduler")
 
 
+@pytest.mark.long
 def test_all_of_it_stops_and_starts(server):
     # One that a restart before this test retired may still be on its way out.
     active = "systemctl list-units --state=active --plain --no-legend 'airflow-*.service' | cut -d' ' -f1"

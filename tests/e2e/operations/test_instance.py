@@ -80,6 +80,7 @@ def test_the_shipped_inventory_reads_its_token_from_an_encrypted_vault(server, t
     assert f"{server.stack}-server | SUCCESS" in opened.stdout and token in opened.stdout
 
 
+@pytest.mark.long
 def test_without_its_policy_the_run_fails_and_says_so(server):
     server.aws("iam").delete_role_policy(RoleName=ROLE, PolicyName=POLICY)
     try:
@@ -92,6 +93,7 @@ def test_without_its_policy_the_run_fails_and_says_so(server):
     server.play("run.yml", "-e", "dag=twitter")
 
 
+@pytest.mark.long
 def test_a_port_is_closed_until_the_security_group_opens_it(server, machine):
     inside = server.instance["PrivateIpAddress"]
     listener = "systemd-run --quiet --unit=listener python3 -m http.server 9999"
@@ -110,6 +112,7 @@ def test_a_port_is_closed_until_the_security_group_opens_it(server, machine):
     server.run("systemctl stop listener")
 
 
+@pytest.mark.long
 def test_a_stopped_instance_comes_back_with_its_address(server):
     ec2, identity, address = server.aws("ec2"), server.instance["InstanceId"], server.address
     ec2.stop_instances(InstanceIds=[identity])

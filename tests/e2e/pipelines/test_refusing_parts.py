@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lab import services
 from lab.run import stop
 from lab.settings import BUCKET
@@ -12,6 +14,7 @@ from tests.e2e.runs import clear, mails, start, wait, wait_for_task
 from tests.server import wait_until
 
 
+@pytest.mark.long
 def test_every_neighbour_may_fail_and_the_task_is_tried_again(server, api):
     """In one run: the API is down, then it answers with HTML; orders, S3 and warehouse refuse; the mail server is
     away, then it refuses the login, then the mail."""
@@ -94,6 +97,7 @@ def test_the_warehouse_is_slow_then_it_goes_away_between_staging_and_publication
     assert len(mails(server, f"Daily report {day}")) == 1
 
 
+@pytest.mark.long
 def test_one_bad_recipient_costs_the_others_no_mail_and_is_named(server, api):
     day = like(2, 63)
     database.deliver(server.lab, BUCKET, day)

@@ -34,7 +34,7 @@ def three_days(server, api) -> None:
     days = f"--from-date {THREE_DAYS[0]} --to-date {THREE_DAYS[-1]} --max-active-runs 1"
     server.run(f"airflow backfill create --dag-id {DAG} {days} 2>&1")
     for day in THREE_DAYS:
-        wait_for_mails(server, f"Daily report {day}", seconds=180)
+        wait_for_mails(server, f"Daily report {day}", seconds=600)
 
 
 @pytest.mark.usefixtures("three_days")
@@ -114,6 +114,7 @@ def test_a_day_that_is_run_again_doubles_nothing_and_late_orders_are_restated(se
     assert "4,304.50" in restated[-1].get_body(("plain",)).get_content()
 
 
+@pytest.mark.long
 def test_an_order_that_moves_over_midnight_counts_once(server, api):
     """Its newest version decides the day; whoever was told of the day that it left is told again."""
     day = like(2, 70)
@@ -137,6 +138,7 @@ def test_an_order_that_moves_over_midnight_counts_once(server, api):
     assert len(mails(server, f"Daily report {after}")) == 2
 
 
+@pytest.mark.long
 def test_the_run_waits_for_the_shops(server, api):
     day = like(2, 36)
     run = start(server, api, DAG, day)
@@ -168,7 +170,9 @@ def test_a_file_that_cannot_be_read_fails_at_once_and_nothing_is_loaded_or_maile
     assert len(mails(server, f"Daily report {day}")) == 1
 
 
-@pytest.mark.parametrize(("answer", "sent", "last"), [("Approve", 1, 45), ("Reject", 0, 48)])
+@pytest.mark.parametrize(
+    ("answer", "sent", "last"), [("Approve", 1, 45), pytest.param("Reject", 0, 48, marks=pytest.mark.long)]
+)
 def test_a_report_that_needs_an_approval_waits_for_it(server, api, answer, sent, last):
     day = like(3, last)
     database.deliver(server.lab, BUCKET, day)

@@ -66,6 +66,7 @@ def failed(server, api, run: str) -> dict[str, int]:
     return {task["task_id"]: task["try_number"] for task in found if task["state"] == "failed"}
 
 
+@pytest.mark.long
 def test_a_small_quota_is_waited_for_without_a_slot_and_without_a_try(server, api, x):
     """One request for posts in a window: the three users come back window after window."""
     day = TODAY - timedelta(days=40)
@@ -239,6 +240,7 @@ def test_the_log_of_a_task_is_shown(page, server, run):
     look(server, page, "log")
 
 
+@pytest.mark.long
 def test_a_bucket_that_is_not_there_fails_at_once_and_names_the_variable(server, api, x):
     def rename(old: str, new: str) -> None:
         server.run(f"sed -i '/AIRFLOW_VAR_X_BUCKET/s/{old}/{new}/' /etc/airflow/secrets/tasks.env")

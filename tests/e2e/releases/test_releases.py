@@ -132,6 +132,7 @@ with DAG("shelves", schedule=None, tags=[Variable.get("shelf")]):
 """
 
 
+@pytest.mark.long
 def test_a_dag_may_ask_the_database_for_a_variable(server, source, ship):
     """As it may in the DAG processor."""
     api, url = server.logged_in, f"{server.url}/api/v2"
@@ -213,6 +214,7 @@ def test_other_packages_and_plugins_come_without_a_loss_and_runs_keep_theirs(loa
     server.play("check.yml")
 
 
+@pytest.mark.long
 def test_another_airflow_is_left_to_upgrade(ship, tmp_path):
     lock = tmp_path / "requirements.txt"
     text = (ROOT / "roles/airflow/files/requirements.txt").read_text()
@@ -221,6 +223,7 @@ def test_another_airflow_is_left_to_upgrade(ship, tmp_path):
     assert "is of 3.99.0: run playbooks/upgrade.yml" in play.words
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_old_release_live(server, ship):
     before = live(server)
     server.run("mkdir -p /srv/airflow/staging && mount -t tmpfs -o size=24k tmpfs /srv/airflow/staging")
@@ -249,6 +252,7 @@ def test_a_killed_update_harms_nothing_and_the_next_one_heals(loaded, source, sh
     assert {dag["bundle_version"] for dag in dags} == {live(server)}
 
 
+@pytest.mark.long
 def test_a_cut_connection_harms_nothing_and_the_next_update_heals(loaded, source, ship):
     server = loaded
     with slow(server, source) as sign:
@@ -263,6 +267,7 @@ def test_a_cut_connection_harms_nothing_and_the_next_update_heals(loaded, source
     assert whole(server) and ship().changed == 0
 
 
+@pytest.mark.long
 def test_of_two_updates_the_second_stops(loaded, source, ship):
     server = loaded
     with slow(server, source) as sign:
@@ -284,6 +289,7 @@ def test_of_two_updates_the_second_stops(loaded, source, ship):
     assert "eve@elsewhere: cut off" in server.play("history.yml").output
 
 
+@pytest.mark.long
 def test_a_release_that_was_left_is_not_shipped_by_accident(server, ship):
     ship(mark="NUMBER = 'regretted'\n")
     bad = live(server)
@@ -309,6 +315,7 @@ def other(lab, place) -> Server:
     return place.deployed("other", aws_bucket="airstrip-other")
 
 
+@pytest.mark.long
 def test_where_one_host_fails_the_others_go_back(server, other, source):
     """The second does not take the release."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 
+import pytest
+
 from tests.e2e.load import Load
 from tests.server import wait_until
 
@@ -68,6 +70,7 @@ def test_a_restart_ends_what_runs_longer_than_its_deadline(loaded):
     assert run.failed_requests == {}
 
 
+@pytest.mark.long
 def test_where_memory_is_short_one_stops_before_the_other_starts(loaded):
     server = loaded
     pair = "systemctl list-units --plain --no-legend --state=active,activating 'airflow-api-server@*.service'"

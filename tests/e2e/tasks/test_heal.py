@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 
+import pytest
+
 from tests.server import Server, wait_until
 
 PAIRS = ("api-server", "runner", "scheduler")
@@ -58,6 +60,7 @@ def test_a_database_that_stands_still_goes_on_and_nobody_is_replaced(server):
     assert processes(server, units) == before
 
 
+@pytest.mark.long
 def test_who_holds_up_the_others_is_ended(server):
     hold = "BEGIN; SELECT count(*) FROM (SELECT * FROM job FOR UPDATE) j; SELECT pg_sleep(3600)"
     server.run(f"systemd-run --quiet --unit=holder --uid=postgres psql -qc {shlex.quote(hold)} airflow")
@@ -77,6 +80,7 @@ def test_who_holds_up_the_others_is_ended(server):
     server.wait_until_healthy()
 
 
+@pytest.mark.long
 def test_what_crashes_again_and_again_ends_as_failed_and_says_why(server):
     crash = "/bin/sh -c \"echo ' no such thing' >&2; echo 'KeyError: smtp_default' >&2; exit 1\""
     server.run(

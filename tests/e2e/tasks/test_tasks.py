@@ -77,6 +77,7 @@ def test_a_task_that_is_lost_with_its_runner_runs_again_without_using_up_a_retry
     assert "runs again, without using up a retry" in log(server, held, 1)
 
 
+@pytest.mark.long
 def test_where_the_setting_says_so_a_lost_task_fails(loaded):
     server = loaded
     server.run("sed -i 's/^rerun_lost_tasks = True/rerun_lost_tasks = False/' /etc/airflow/airflow.cfg")
@@ -100,15 +101,17 @@ def ended(server: Server, dag: str, **parameters: Any) -> tuple[str, str]:
     return run, wait_until(lambda: server.sql(state), 180, f"{dag} does not end")
 
 
-GREEDY = {
-    "memory": ("eater", {}, r"held \d+ MB of memory, and airflow_task_memory"),
+GREEDY = [
+    pytest.param("eater", {}, r"held \d+ MB of memory, and airflow_task_memory", id="memory"),
     # Faster than anybody looks: the kernel's choice.
-    "all memory at once": ("eater", {"seconds": 0}, "out of memory|airflow_task_memory"),
-    "processes": ("bomb", {}, r"had \d+ processes, and airflow_task_processes"),
-}
+    pytest.param(
+        "eater", {"seconds": 0}, "out of memory|airflow_task_memory", id="all at once", marks=pytest.mark.long
+    ),
+    pytest.param("bomb", {}, r"had \d+ processes, and airflow_task_processes", id="processes", marks=pytest.mark.long),
+]
 
 
-@pytest.mark.parametrize(("dag", "parameters", "words"), GREEDY.values(), ids=GREEDY)
+@pytest.mark.parametrize(("dag", "parameters", "words"), GREEDY)
 def test_a_task_that_takes_too_much_fails_alone_and_says_why(loaded, dag, parameters, words):
     server = loaded
     with Load(server, every=1000) as run, run.held() as held:
@@ -145,6 +148,7 @@ def test_a_task_reaches_nothing_of_airflow_or_of_other_tasks(loaded):
     server.run(f"test -s {other}")
 
 
+@pytest.mark.long
 def test_the_reboot_playbook_waits_for_tasks_and_none_runs_again(loaded):
     server = loaded
     with Load(server, every=1000) as run:
