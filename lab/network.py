@@ -48,7 +48,7 @@ def _names(lab: Lab) -> None:
             "--dhcp-authoritative",
         ],
     )
-    wait_for("dnsmasq", lambda: "started" in pid_file.with_suffix(".log").read_text(), 10, pid_file.with_suffix(".log"))
+    wait_for("dnsmasq", lambda: "started" in pid_file.with_suffix(".log").read_text(), 60, pid_file.with_suffix(".log"))
 
 
 def name(lab: Lab, mac: str, address: str) -> None:

@@ -23,13 +23,16 @@ from lab.settings import Lab, LabError
 ROOT = Path(__file__).parents[1]
 ARTEFACTS = ROOT / "build" / "e2e"
 T = TypeVar("T")
+# How many times slower than ours a machine may be, with others beside it, before a wait is called a failure.
+SLOWEST = 3
 
 
 def wait_until(probe: Callable[[], T], seconds: float, problem: Callable[[], Any] | str = "", every: float = 0.5) -> T:
-    """Ask until the answer is true and return it; after so many seconds fail with the problem and the last answer.
+    """Ask until the answer is true and return it; fail with the problem and the last answer where none comes.
 
-    The seconds say when to give up, and are many times what it takes.
+    The seconds say when to give up, and are many times what it takes on a machine that is not slow.
     """
+    seconds *= SLOWEST
     deadline = time.monotonic() + seconds
     while not (answer := probe()):
         text = problem() if callable(problem) else problem

@@ -37,4 +37,4 @@ def web(lab: Lab, name: str, port: int, *arguments: str, starts_plain: bool = Fa
     certificate += ["--key", str(lab.certificates / "services.key")]
     address = ["--address", lab.gateway, "--port", str(port)]
     start(pid_file, [sys.executable, "-m", f"lab.{name}", *address, *certificate, *arguments])
-    wait_for(f"lab.{name}", lambda: (accepts if starts_plain else listens)(lab, port), 20, pid_file.with_suffix(".log"))
+    wait_for(f"lab.{name}", lambda: (accepts if starts_plain else listens)(lab, port), 60, pid_file.with_suffix(".log"))

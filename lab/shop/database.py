@@ -82,7 +82,7 @@ def up(lab: Lab) -> None:
             return False
         return True
 
-    wait_for("the orders' database", answers, 30, pid_file.with_suffix(".log"))
+    wait_for("the orders' database", answers, 60, pid_file.with_suffix(".log"))
     _fill(lab)
 
 

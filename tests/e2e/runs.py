@@ -41,7 +41,7 @@ def start(server, api, dag: str, day: date, second: int = 0, **conf: Any) -> str
     return answer.json()["dag_run_id"]
 
 
-def wait(server, api, dag: str, run: str, wanted: str, seconds: int = 600) -> None:
+def wait(server, api, dag: str, run: str, wanted: str, seconds: int = 300) -> None:
     """Wait until a run is in a state. One that begins at midnight comes after the daily one."""
     url = f"{server.url}/api/v2/dags/{dag}/dagRuns/{run}"
 
@@ -63,7 +63,7 @@ def instances(server, api, dag: str, run: str) -> list[dict]:
     return api.get(url).json()["task_instances"]
 
 
-def wait_for_task(server, api, dag: str, run: str, task: str, wanted: str, seconds: int = 400) -> None:
+def wait_for_task(server, api, dag: str, run: str, task: str, wanted: str, seconds: int = 180) -> None:
     """Wait until a task is in a state."""
 
     def states() -> dict[str, str]:
@@ -101,7 +101,7 @@ def mails(server, words: str) -> list[EmailMessage]:
     return [mail for mail in map(read, paths) if words in mail.get_body(("plain", "html")).get_content()]
 
 
-def wait_for_mails(server, words: str, count: int = 1, seconds: int = 200) -> list[EmailMessage]:
+def wait_for_mails(server, words: str, count: int = 1, seconds: int = 60) -> list[EmailMessage]:
     """Wait for so many mails with some words in their text."""
     wait_until(lambda: len(mails(server, words)) >= count, seconds, f"{count} mails about {words}", every=1)
     return mails(server, words)

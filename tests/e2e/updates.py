@@ -94,7 +94,7 @@ def killed(process: subprocess.Popen) -> Iterator[None]:
                 worker.kill()
 
 
-def wait_for_step(server, process: subprocess.Popen, sign: str, seconds: float = 400) -> None:
+def wait_for_step(server, process: subprocess.Popen, sign: str, seconds: float = 150) -> None:
     """Wait until the host shows that an update has come to a step."""
 
     def there() -> bool:

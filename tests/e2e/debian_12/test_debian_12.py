@@ -55,7 +55,7 @@ def pebble(lab, machine):
     start(folder / "resolver.pid", resolver)
     authority = ["pebble", "-config", str(folder / "pebble.json"), "-dnsserver", f"{lab.gateway}:8053"]
     start(folder / "pebble.pid", authority, {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"})
-    wait_for("pebble", lambda: services.server.listens(lab, 14000), 20, folder / "pebble.log")
+    wait_for("pebble", lambda: services.server.listens(lab, 14000), 60, folder / "pebble.log")
     yield f"https://{lab.gateway}:14000/dir"
     for name in ("pebble", "resolver"):
         stop(folder / f"{name}.pid")
@@ -133,7 +133,7 @@ def ended(server, clears: int) -> str:
     """Wait for the end of the daily run that was cleared so often; return its state."""
     mine = f"dag_id = 'daily_report' AND clear_number = {clears}"
     query = f"SELECT state FROM dag_run WHERE {mine} AND state IN ('success', 'failed')"
-    return wait_until(lambda: server.sql(query), 600, "the run does not end", every=1)
+    return wait_until(lambda: server.sql(query), 300, "the run does not end", every=1)
 
 
 def sales(server, day: date) -> list[tuple[str, ...]]:

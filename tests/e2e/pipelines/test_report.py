@@ -34,7 +34,7 @@ def three_days(server, api) -> None:
     days = f"--from-date {THREE_DAYS[0]} --to-date {THREE_DAYS[-1]} --max-active-runs 1"
     server.run(f"airflow backfill create --dag-id {DAG} {days} 2>&1")
     for day in THREE_DAYS:
-        wait_for_mails(server, f"Daily report {day}", seconds=600)
+        wait_for_mails(server, f"Daily report {day}", seconds=180)
 
 
 @pytest.mark.usefixtures("three_days")
