@@ -320,6 +320,22 @@ def test_a_workload_stays_in_its_queue_until_a_runner_has_it(subject):
     assert not subject.queued_callbacks
 
 
+def test_with_nothing_to_do_it_looks_less_often_a_minute_after_the_last_task(subject, monkeypatch):
+    now, pauses = [1000.0], []
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(executor, "time", clock)
+    monkeypatch.setattr(executor, "select", SimpleNamespace(select=lambda *given: pauses.append(given[-1])))
+    subject._ready, subject._pause, subject._busy = True, 0.25, 0.0
+    runner = subject._runners[Path("a")] = Recorder()
+    runner.messages, runner.socket, runner.receive = deque(), None, lambda timeout: None
+    monkeypatch.setattr(subject, "_look", lambda: True)
+    for seconds, running in ((0, False), (0, True), (59, False), (2, False)):
+        now[0] += seconds
+        subject.running = {CallbackKey("a")} if running else set()
+        subject.sync()
+    assert pauses == [1, 0.25, 0.25, 1]
+
+
 def test_a_runner_that_does_not_greet_is_tried_again_later(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(executor, "SOCKETS", tmp_path)
     monkeypatch.setattr(runner_client, "ANSWER_SECONDS", 0.1)

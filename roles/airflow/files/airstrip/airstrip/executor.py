@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 SOCKETS = Path("/run/airflow-runner")
 LOOK_SECONDS = 1
+# So long after its last task a scheduler looks for new runs as often as while one runs; then so many times less often.
+BUSY_SECONDS, IDLE_TIMES = 60, 4
 KEYS = {kind.__name__: kind for kind in (TaskInstanceKey, CallbackKey, ConnectionTestKey)}
 
 
@@ -60,7 +62,7 @@ class RunnerExecutor(BaseExecutor):
         self._runners: dict[Path, Runner] = {}
         # Of what runs, by the id that the runners know.
         self._keys: dict[str, WorkloadKey] = {}
-        self._looked = 0.0
+        self._looked = self._busy = 0.0
         self._ready = self._sent = False
         self._pause = conf.getfloat("airstrip", "idle_seconds", fallback=0.25)
         self._rerun = conf.getboolean("airstrip", "rerun_lost_tasks", fallback=True)
@@ -80,10 +82,13 @@ class RunnerExecutor(BaseExecutor):
             self._look()
         idle = not (self._sent or self.event_buffer or any(runner.messages for runner in self._runners.values()))
         self._sent = False
-        sockets = [runner.socket for runner in self._runners.values()]
+        if self.running or not idle:
+            self._busy = time.monotonic()
         if idle:
+            pause = self._pause * (1 if time.monotonic() - self._busy < BUSY_SECONDS else IDLE_TIMES)
+            sockets = [runner.socket for runner in self._runners.values()]
             # Airflow's own pause would wait out the end of a task.
-            select.select(sockets, [], [], self._pause) if sockets else time.sleep(self._pause)
+            select.select(sockets, [], [], pause) if sockets else time.sleep(self._pause)
         for path, runner in list(self._runners.items()):
             with self._dropping(path):
                 runner.receive(0)
