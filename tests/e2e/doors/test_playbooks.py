@@ -33,7 +33,7 @@ def test_a_lost_key_of_encryption_is_never_replaced_in_silence(server):
 
 
 def test_a_second_run_is_refused_and_told_whose_the_first_is(server):
-    first = server.begin("site.yml")
+    first = server.begin("site.yml", "--tags", "base")
     try:
         mine = f'"process": {first.pid}'
         wait_until(lambda: mine in server.run("cat /srv/airflow/lock"), 60, "the first does not lock")
