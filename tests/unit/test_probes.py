@@ -25,7 +25,7 @@ ANSWERS = {"/auth/login/": b"<html>", "/execution/dag-runs/count?dag_id=doctor":
     ],
 )
 def test_the_api_server_is_asked_for_health_login_and_what_tasks_ask(monkeypatch, sick, path, answer, said):
-    def answered(asked: str, **headers: str) -> bytes:
+    def answered(asked: str, seconds: float = 0, **headers: str) -> bytes:
         got = answer if asked == path else ANSWERS[asked]
         if isinstance(got, int):
             raise probes.urllib.error.HTTPError(asked, got, str(got), {}, None)

@@ -34,6 +34,8 @@ OWN = ("airflow-run", "python", "-P")
 # Whoever restarts these ends sessions.
 AT_A_REBOOT = ("dbus", "getty@", "serial-getty@", "systemd-", "user@")
 LOOK_SECONDS = 60
+# The first answer to a task takes an API server long, and meanwhile it gives no other.
+ANSWER_SECONDS = 30
 DAY_SECONDS = 86400
 # What was replaced so often in a day was not helped.
 OFTEN = 5
@@ -123,11 +125,11 @@ class Doctor:
 
     def sick(self) -> list[str]:
         """Return the components without a heartbeat."""
-        return sick(self.settings.components)
+        return sick(self.settings.components, ANSWER_SECONDS)
 
     def tokens(self) -> str:
         try:
-            answer_to_a_task()
+            answer_to_a_task(ANSWER_SECONDS)
         except urllib.error.HTTPError as error:
             raise Sick(
                 f"the API server answers {error.code} to a task's", "sudo airflow-restart api-server scheduler"
@@ -201,7 +203,7 @@ class Doctor:
         return f"good for {days:.0f} days"
 
     def versions(self) -> str:
-        running = json.loads(answer("/api/v2/version"))["version"]
+        running = json.loads(answer("/api/v2/version", ANSWER_SECONDS))["version"]
         (installed,) = Path("/opt/airflow/venv/lib").glob("python3*/site-packages/apache_airflow-*.dist-info")
         wanted = installed.stem.partition("-")[2]
         if running != wanted:

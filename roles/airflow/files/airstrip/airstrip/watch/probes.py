@@ -23,16 +23,16 @@ class Idle(Exception):
     """A component goes on and gets nothing done."""
 
 
-def answer(path: str, **headers: str) -> bytes:
-    """Return the API server's answer. Raises OSError."""
-    with urllib.request.urlopen(urllib.request.Request(f"{API}{path}", headers=headers), timeout=ANSWER_SECONDS) as got:
+def answer(path: str, seconds: float = ANSWER_SECONDS, **headers: str) -> bytes:
+    """Return the API server's answer. Raises OSError, also where none comes in so many seconds."""
+    with urllib.request.urlopen(urllib.request.Request(f"{API}{path}", headers=headers), timeout=seconds) as got:
         return got.read()
 
 
-def answer_to_a_task() -> None:
+def answer_to_a_task(seconds: float = ANSWER_SECONDS) -> None:
     """Ask the API server what a task asks, with a token like a task's. Raises OSError."""
     token = task_token(Path(TASK_KEY).read_text().strip(), Path(CONFIGURATION).read_text())
-    answer("/execution/dag-runs/count?dag_id=doctor", Authorization=f"Bearer {token}")
+    answer("/execution/dag-runs/count?dag_id=doctor", seconds, Authorization=f"Bearer {token}")
 
 
 def api_server(unit: str) -> None:
