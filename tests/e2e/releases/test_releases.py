@@ -175,6 +175,7 @@ def with_plugins(source) -> None:
         (source / "dags" / f"{dag}.py").write_text(text)
 
 
+@pytest.mark.long
 def test_other_packages_and_plugins_come_without_a_loss_and_runs_keep_theirs(loaded, source, ship, tmp_path):
     server, api, lock, before = loaded, loaded.logged_in, tmp_path / "requirements.txt", live(loaded)
     # Without a package that no other one needs.

@@ -11,6 +11,7 @@ from tests.e2e.load import Load
 from tests.server import wait_until
 
 
+@pytest.mark.long
 def test_a_security_update_restarts_what_it_replaced_and_loses_nothing(loaded):
     """With Python all of Airflow."""
     server = loaded

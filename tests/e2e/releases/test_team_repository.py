@@ -77,6 +77,7 @@ def test_a_key_that_is_not_listed_opens_nothing(server, repository, key):
     assert server.run("ls /etc/sudoers.d /usr/local/sbin /etc/ssh").count("airstrip-push") == 0
 
 
+@pytest.mark.long
 def test_the_projects_own_code_is_live_again(server):
     server.play("site.yml")
     assert "twitter_dag.py" in server.run("ls /srv/airflow/current/dags")
