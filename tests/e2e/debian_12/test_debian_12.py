@@ -146,6 +146,7 @@ def sales(server, day: date) -> list[tuple[str, ...]]:
     return sorted((*row[:6], f"{Decimal(row[6]):.2f}", f"{Decimal(row[7]):.2f}", row[8]) for row in rows)
 
 
+@pytest.mark.long
 def test_the_report_keeps_its_sales_in_bigquery(server):
     # By the command line: nginx has the certificate of another authority here.
     day = runs.TODAY - timedelta(days=1)
