@@ -72,6 +72,7 @@ def test_every_neighbour_may_fail_and_the_task_is_tried_again(server, api):
     assert len(mails(server, f"Daily report {day}")) == 1
 
 
+@pytest.mark.long
 def test_the_warehouse_is_slow_then_it_goes_away_between_staging_and_publication(server, api):
     """Somebody holds the table: the run waits for it, and where the connection is lost meanwhile the day is whole."""
     day = like(2, 57)
