@@ -51,7 +51,6 @@ def mistake_is_gone(server) -> bool:
     return gone
 
 
-@pytest.mark.long
 def test_a_database_that_is_dropped_is_back_as_it_was(server, given):
     assert server.play("site.yml", *TAGS, *given).changed == 0
     known = server.sql("SELECT count(*) FROM dag")
@@ -197,6 +196,7 @@ def test_while_the_bucket_is_away_history_waits_and_the_doctor_says_so(server, g
     server.play("check.yml", *given)
 
 
+@pytest.mark.long
 def test_a_host_that_is_destroyed_after_a_mistake_is_back_on_a_new_one_without_it(server, given):
     password, release = server.password, server.run("basename $(readlink /srv/airflow/current)").strip()
     runs, moment = server.sql("SELECT count(*) FROM dag_run"), before_a_mistake(server)

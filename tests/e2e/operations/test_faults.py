@@ -341,6 +341,7 @@ def test_all_of_it_stops_and_starts(server):
     server.play("check.yml")
 
 
+@pytest.mark.long
 def test_nothing_starts_on_a_database_of_another_version(server):
     version = server.sql("SELECT version_num FROM alembic_version")
     server.sql("UPDATE alembic_version SET version_num = 'older'")

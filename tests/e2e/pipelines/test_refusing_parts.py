@@ -124,6 +124,7 @@ create event trigger spoil on ddl_command_end when tag in ('CREATE TABLE') execu
 """
 
 
+@pytest.mark.long
 def test_rows_that_the_warehouse_loses_stop_the_run_before_the_day_is_touched(server, api):
     day = like(2, 51)
     database.deliver(server.lab, BUCKET, day)

@@ -170,9 +170,8 @@ def test_a_file_that_cannot_be_read_fails_at_once_and_nothing_is_loaded_or_maile
     assert len(mails(server, f"Daily report {day}")) == 1
 
 
-@pytest.mark.parametrize(
-    ("answer", "sent", "last"), [("Approve", 1, 45), pytest.param("Reject", 0, 48, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("answer", "sent", "last"), [("Approve", 1, 45), ("Reject", 0, 48)])
 def test_a_report_that_needs_an_approval_waits_for_it(server, api, answer, sent, last):
     day = like(3, last)
     database.deliver(server.lab, BUCKET, day)
