@@ -88,7 +88,7 @@ gate: build/airflow/done ## Examine DAGs before you ship them, as the server wou
 	@AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=$(OWN) build/airflow/bin/python -P -m airstrip.gate --offline $(or $(SOURCE),.)
 
 .PHONY: bench
-bench: setup build/airflow/done ## Measure, compare, write the README's table; one group with NAME=install, memory, tasks, faults, doors, releases, restarts, etl or report
+bench: setup build/airflow/done ## Measure, compare, write the README's table; one group with NAME=install, memory, tasks, faults, doors, releases, restarts, keep, etl or report
 	$(BIN)/python -m tests.bench $(NAME)
 
 .PHONY: soak

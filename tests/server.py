@@ -23,7 +23,7 @@ from lab.settings import Lab, LabError
 ROOT = Path(__file__).parents[1]
 ARTEFACTS = ROOT / "build" / "e2e"
 T = TypeVar("T")
-# How many times slower than ours a machine may be, with others beside it, before a wait is called a failure.
+# So many times slower a machine may be, with others beside it, before a wait is called a failure.
 SLOWEST = 3
 
 
