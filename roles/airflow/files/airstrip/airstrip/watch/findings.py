@@ -49,6 +49,7 @@ class Settings:
     dags: dict[str, str]
     # The programs may be newer than the file.
     heal: bool = True
+    metrics: bool = False
 
     @classmethod
     def read(cls, path: str = SETTINGS) -> Settings:

@@ -1,4 +1,4 @@
-"""`airstrip heal`: replaces what runs and does nothing, and ends what holds up all others.
+"""`airstrip heal`: replaces what runs and does nothing, ends what holds up all others, and tells Prometheus.
 
 airstrip-heal.service keeps it running. Whatever it did is in the journal, and `airstrip check` tells of the last day.
 """
@@ -19,6 +19,8 @@ from airstrip.watch.done import note
 from airstrip.watch.figures import EVERY_SECONDS, record
 from airstrip.watch.findings import Settings
 from airstrip.watch.loops import Loops, forget
+from airstrip.watch.metrics import EVERY_SECONDS as TELL_SECONDS
+from airstrip.watch.metrics import tell
 from airstrip.watch.probes import wrong
 from airstrip.watch.sessions import NoDatabase, look
 
@@ -112,16 +114,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="airstrip heal", description="Replace what runs and does nothing, for ever")
     parser.parse_args(arguments)
     settings = Settings.read()
-    healer, due = Healer(settings), 0.0
+    healer, due, told = Healer(settings), 0.0, 0.0
     notify("READY=1")
     while True:
         try:
+            if settings.metrics and time.monotonic() >= told:
+                told = time.monotonic() + TELL_SECONDS
+                tell(settings)
             if somebody_is_at_it(time.time()):
                 healer.rest(healer.state())
             elif time.monotonic() >= due:
                 due = time.monotonic() + EVERY_SECONDS
                 record(settings.database, [*chain(*settings.units)])
-            else:
+            elif settings.heal:
                 healer.look()
         except Exception as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)

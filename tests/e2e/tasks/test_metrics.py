@@ -1,0 +1,92 @@
+"""Prometheus reads the server's figures through nginx; the shipped rules and dashboard ask for what is there."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.server import ROOT, Server, wait_until
+
+EXAMPLES = ROOT / "examples/prometheus"
+FOLDER = "/etc/prometheus"
+PASSWORD = secrets.token_hex(16)
+TAGS = ["--tags", "airflow,metrics,nginx,watch"]
+EXPORTERS = "prometheus-node-exporter.service collectd.service"
+
+
+@pytest.fixture(scope="module")
+def measured(server) -> Iterator[Server]:
+    """The server with its figures published, and Debian's Prometheus beside it, which reads them."""
+    given = [*TAGS, "-e", json.dumps({"metrics_password": PASSWORD})]
+    assert server.play("site.yml", *given).changed > 0
+    assert server.play("site.yml", *given).changed == 0
+    server.run("DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends prometheus")
+    settings = (EXAMPLES / "prometheus.yml").read_text().replace("airflow.example.com", server.address)
+    put(server, f"{FOLDER}/prometheus.yml", settings.replace("interval: 30s", "interval: 5s"))
+    put(server, f"{FOLDER}/rules.yml", (EXAMPLES / "rules.yml").read_text())
+    put(server, f"{FOLDER}/rules_test.yml", Path(__file__).with_name("rules_test.yml").read_text())
+    put(server, f"{FOLDER}/airstrip_password", PASSWORD)
+    server.run(f"cp /etc/nginx/tls/certificate.pem {FOLDER}/airstrip.pem && systemctl restart prometheus")
+    yield server
+    server.run("apt-get purge --yes prometheus")
+    assert server.play("site.yml", *TAGS).changed > 0
+    assert server.run(f"systemctl is-active {EXPORTERS}", check=False).split() == ["inactive", "inactive"]
+
+
+def put(server: Server, path: str, text: str) -> None:
+    server.run(f"cat > {path}", stdin=text)
+
+
+def asked(server: Server, expression: str) -> list[dict]:
+    """What Prometheus answers."""
+    query = shlex.quote(f"query={expression}")
+    said = server.run(f"curl -s http://127.0.0.1:9090/api/v1/query --data-urlencode {query}", check=False)
+    return json.loads(said)["data"]["result"] if said.startswith('{"status":"success"') else []
+
+
+def test_only_who_has_the_password_reads_them(measured):
+    for name in ("host", "airflow"):
+        address = f"{measured.url}/metrics/{name}"
+        assert requests.get(address, verify=False, timeout=60).status_code == 401
+        assert requests.get(address, auth=("metrics", "wrong"), verify=False, timeout=60).status_code == 401
+        assert requests.post(address, auth=("metrics", PASSWORD), verify=False, timeout=60).status_code == 403
+        found = requests.get(address, auth=("metrics", PASSWORD), verify=False, timeout=60)
+        assert found.status_code == 200 and "# TYPE" in found.text
+    assert not any(measured.answers(port) for port in (8081, 9100, 9103))
+
+
+def test_prometheus_finds_what_every_panel_asks_for(measured):
+    wait_until(
+        lambda: len(asked(measured, 'up{job=~"airstrip.*"} == 1')) == 2, 120, "a target does not answer", every=3
+    )
+    panels = json.loads((EXAMPLES / "dashboard.json").read_text())["panels"]
+    wanted = {target["expr"] for panel in panels for target in panel.get("targets", [])}
+    assert len(wanted) > 20
+
+    def missing() -> list[str]:
+        """A rate wants two samples, and a round of the scheduler is told once it is over."""
+        wanted.difference_update({expression for expression in wanted if asked(measured, expression)})
+        return sorted(wanted)
+
+    wait_until(lambda: not missing(), 240, missing, every=5)
+    units = {each["metric"]["component"]: each["value"][1] for each in asked(measured, "airstrip_unit_up == 1")}
+    assert {"airflow-api-server", "airflow-scheduler", "airflow-runner", "nginx", "postgresql"} <= set(units)
+
+
+def test_the_rules_tell_of_each_fault_and_of_nothing_else(measured):
+    said = measured.run(f"cd {FOLDER} && promtool check config prometheus.yml && promtool test rules rules_test.yml")
+    assert "15 rules found" in said
+    # The server that was asked all the while has all that the rules are about.
+    names = {
+        "airflow_heartbeat_age_seconds",
+        "airstrip_check_ok",
+        "node_timex_sync_status",
+        "node_textfile_mtime_seconds",
+    }
+    wait_until(lambda: all(asked(measured, name) for name in names), 120, "a figure of the rules is absent", every=5)
