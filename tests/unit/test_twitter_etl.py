@@ -1,11 +1,12 @@
 """The pipeline against the stand-in: nothing missed, nothing doubled, nothing bought twice."""
 
+import contextlib
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from etl import twitter_etl
-from etl.x import errors
+from etl.x import days, errors
 from lab.settings import USERNAMES
 from lab.x_api.people import Person, posts
 from tests.unit.conftest import NOW
@@ -55,6 +56,18 @@ def test_a_window_is_one_utc_day_that_is_over():
 def test_the_day_clocks_change_has_24_hours_too():
     start, end = twitter_etl.window(date(2026, 10, 25))
     assert end - start == timedelta(days=1) and twitter_etl.day_of(start, end) == date(2026, 10, 25)
+
+
+@pytest.mark.parametrize(("seconds", "over"), [(29.9, False), (30, True), (31, True), (-30, False)])
+def test_a_day_is_over_half_a_minute_after_its_end(monkeypatch, seconds, over):
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return END + timedelta(seconds=seconds)
+
+    monkeypatch.setattr(days, "datetime", Clock)
+    with contextlib.nullcontext() if over else pytest.raises(errors.XError, match="is not over"):
+        assert days.day_of(START, END) == DAY
 
 
 def test_an_old_day_beside_todays_is_a_day_of_its_own(x, client, storage):

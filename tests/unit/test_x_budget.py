@@ -10,7 +10,7 @@ import pytest
 from etl import twitter_etl
 from etl.twitter_etl import Budget, User
 from etl.x import budget as budgets
-from etl.x import errors
+from etl.x import errors, raw
 from etl.x.errors import BudgetSpent
 from lab.x_api.people import Person, written
 from tests.unit.x_day import DAY, START, collect
@@ -99,3 +99,81 @@ def test_what_a_reader_held_that_was_cut_off_is_free_after_a_while(storage, more
     # Whoever was so slow asks again before it buys.
     with pytest.raises(errors.BudgetReserved):
         first.page(2)
+
+
+@pytest.mark.parametrize(
+    ("posts", "expand", "reserved", "size"),
+    [
+        # Ten pages where there is plenty, an eighth where there is less, and a page at least.
+        (20_000, False, 1000, 100),
+        (8_000, False, 1000, 100),
+        (7_992, False, 999, 100),
+        (801, False, 100, 100),
+        (500, False, 100, 100),
+        (99, False, 99, 99),
+        (5, False, 5, 5),
+        (20_000, True, 2500, 100),
+        (299, True, 299, 99),
+        (15, True, 15, 5),
+    ],
+)
+def test_how_much_is_reserved_at_once(storage, posts, expand, reserved, size):
+    reader = budgets.Reader(storage, DAY, "1", Budget(posts, 10**9), expand)
+    assert reader.page(1) == size
+    (key,) = storage.keys("raw/x/reserved/")
+    assert raw.reservation(key).posts == reserved and raw.reservation(key).page == 1
+
+
+@pytest.mark.parametrize(("posts", "expand"), [(4, False), (14, True), (0, False), (-1, False)])
+def test_less_than_the_smallest_page_is_nothing(storage, posts, expand):
+    with pytest.raises(BudgetSpent, match=rf"0 posts \(0.00 USD\).*{posts} posts and 100.00 USD"):
+        budgets.Reader(storage, DAY, "1", Budget(posts), expand).page(1)
+
+
+def test_money_is_spent_by_the_whole_post(storage):
+    """49 mills are nine posts of 5."""
+    assert budgets.Reader(storage, DAY, "1", Budget(1000, 49), expand=False).page(1) == 9
+
+
+def test_a_reservation_is_asked_for_again_after_a_third_of_its_time_or_when_a_page_does_not_fit(storage):
+    now = [datetime(2026, 11, 2, tzinfo=UTC)]
+    reader = budgets.Reader(storage, DAY, "1", Budget(posts=3000), expand=False, clock=lambda: now[0])
+
+    def reservations() -> int:
+        reader.page(2)
+        return len(storage.keys("raw/x/reserved/"))
+
+    assert reservations() == 1
+    reader.take(275)
+    assert reservations() == 1
+    now[0] += timedelta(minutes=5)
+    assert reservations() == 1
+    now[0] += timedelta(seconds=1)
+    assert reservations() == 2
+    reader.take(276)
+    now[0] += timedelta(seconds=1)
+    assert reservations() == 3
+
+
+def test_what_others_hold_is_what_they_reserved_less_what_they_bought_since(storage):
+    now = datetime(2026, 11, 2, 1, tzinfo=UTC)
+
+    def reserve(user: str, minutes: float, page: int, posts: int) -> None:
+        found = raw.Reservation(user, now - timedelta(minutes=minutes), page, posts)
+        storage.put(raw.reserved_key(DAY, found), b"")
+
+    def bought(user: str, page: int, posts: int) -> None:
+        storage.put(f"{raw.folder(DAY, user)}page-{page:04}-on-2026-11-02-posts-{posts:03}.jsonl.gz", b"")
+
+    reserve("2", 14.9, 3, 300)
+    bought("2", 2, 70)
+    bought("2", 3, 30)
+    # Of one user the newest counts; another was cut off.
+    reserve("3", 9, 1, 900)
+    reserve("3", 8, 1, 20)
+    bought("3", 1, 25)
+    reserve("4", 15, 1, 600)
+    # One's own does not.
+    reserve("1", 1, 1, 500)
+    reader = budgets.Reader(storage, DAY, "1", Budget(posts=125 + 270 + 40), expand=False, clock=lambda: now)
+    assert reader.page(1) == 40

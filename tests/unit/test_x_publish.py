@@ -15,11 +15,14 @@ from etl.storage import Storage
 from etl.x import client as x_client
 from etl.x import errors, raw
 from etl.x import manifest as published
+from etl.x import publish as publishing
 from etl.x.errors import QualityError
+from etl.x.extract import Extraction
+from etl.x.rows import Batch, to_frame
 from lab.settings import USERNAMES
 from lab.x_api.people import Person
 from tests.unit.conftest import NOW
-from tests.unit.x_day import DAY, Cut, Killed, announce_more, collect, looked_up, pages, rows, snapshot, spoil
+from tests.unit.x_day import DAY, START, Cut, Killed, announce_more, collect, looked_up, pages, rows, snapshot, spoil
 
 
 def test_the_manifest_is_written_last(x, client, storage):
@@ -236,8 +239,9 @@ def test_names_that_change_after_the_look_up_cost_nothing(x, client, storage):
     assert [entry["status"] for entry in x.log] == [200, 400, 200, 200, 200] and x.usd == 0.135
 
 
-def test_an_object_of_another_size_is_no_success(x, client, storage, monkeypatch):
-    monkeypatch.setattr(Storage, "size", lambda self, key: 0)
+@pytest.mark.parametrize("size", [0, 10**9])
+def test_an_object_of_another_size_is_no_success(x, client, storage, monkeypatch, size):
+    monkeypatch.setattr(Storage, "size", lambda self, key: size)
     with pytest.raises(OSError, match="another size"):
         collect(client, storage)
     assert published.manifest_of(storage, DAY) is None
@@ -269,8 +273,12 @@ def test_drift_is_told_from_the_median_of_the_week(storage):
         storage.put(published.manifest_key(day), json.dumps({"rows": count}).encode())
 
     assert published.drift(storage, DAY) is None
-    for ago, count in enumerate([100, 90, 110], start=1):
+    # Of three days of the week before at least; older ones do not count.
+    for ago, count in [(8, 90), (9, 90), (1, 100), (7, 90)]:
         manifest(DAY - timedelta(days=ago), count)
+    assert published.drift(storage, DAY) is None
+    manifest(DAY - timedelta(days=6), 110)
+    assert published.drift(storage, DAY) == f"0 rows on {DAY}, where the days before have 100"
     for count, said in [(50, False), (49, True), (200, False), (201, True), (100, False)]:
         manifest(DAY, count)
         assert bool(published.drift(storage, DAY)) is said
@@ -285,3 +293,61 @@ def test_the_event_tells_rows_cost_and_digest(x, client, storage, caplog):
     assert event["rows"] == 21 and event["users"] == 3 and event["usd"] == 0.135
     assert event["sha256"] == hashlib.sha256(storage.get(published.manifest_key(DAY))).hexdigest()
     assert event["drift"] in caplog.text
+
+
+def test_each_user_who_is_not_all_there_is_told_with_the_reasons():
+    users = [
+        {"username": "a", "status": "ok"},
+        {"username": "b", "status": "not_found", "problems": ["first", "second"]},
+        {"username": "c", "status": "suspended", "rejected": {"no text": 2, "no id": 1}},
+        {"username": "d", "status": "ok", "problems": [], "rejected": {}},
+    ]
+    assert published.missing({"users": users}) == [
+        "b: the user is not_found; first; second",
+        "c: the user is suspended; 1 posts with no id; 2 posts with no text",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "user", "known"),
+    [
+        (("1", "ada"), ("1", "renamed"), True),
+        (("1", "ada"), ("", "ada"), True),
+        (("", "ada"), ("1", "ada"), True),
+        (("", "ada"), ("", "ada"), True),
+        # Somebody else took the name.
+        (("1", "ada"), ("2", "ada"), False),
+        (("1", "ada"), ("", "bob"), False),
+    ],
+)
+def test_who_was_published_before_is_known_again(entry, user, known):
+    one = {"id": entry[0], "username": entry[1]}
+    found = publishing._known({publishing._key(one): one}, twitter_etl.User(*user))
+    assert found == (one if known else {})
+
+
+@pytest.mark.parametrize(
+    ("received", "days", "total", "said"),
+    [
+        (1200, 2, 9999, "newest 3200 posts: older"),
+        (1199, 2, 9999, ""),
+        (0, 2, 9999, ""),
+        (0, 2.1, 3201, "no posts, of an old day"),
+        (0, 2.1, 3200, ""),
+        (1, 2.1, 3201, ""),
+    ],
+)
+def test_when_the_cap_of_the_timeline_may_have_hidden_posts(received, days, total, said):
+    fetched = START + timedelta(days=days)
+    batch = Batch(to_frame([]), received, received, fetched_at=fetched)
+    user = twitter_etl.User("1", "ada", posts_total=total)
+    warnings = publishing._account(batch, Extraction(user, 1, received), DAY)["warnings"]
+    assert [said in warning for warning in warnings] == ([True] if said else [])
+
+
+def test_only_the_very_bytes_fit_a_digest(storage):
+    written = {"key": "a", "sha256": hashlib.sha256(b"0").hexdigest()}
+    for content in map(str, range(20)):
+        storage.put("a", content.encode())
+        assert publishing._fits(storage, written) == (content == "0")
+    assert not publishing._fits(storage, {**written, "key": "b"})

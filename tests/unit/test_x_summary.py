@@ -8,6 +8,7 @@ from pathlib import Path
 import boto3
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from moto.server import ThreadedMotoServer
 
 from airstrip import spending
@@ -39,6 +40,55 @@ def test_a_row_and_a_picture_for_each_user(x, client, storage, formats):
     for address in addresses[:-1]:
         content = Path(address).read_bytes()
         assert content[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", content[16:24]) == (960, 540)
+
+
+def frame(*posts):
+    """Posts by the hour, with their likes and retweets."""
+    columns = ["created_at", "like_count", "retweet_count", "post_id"]
+    rows = [
+        (pd.Timestamp(2026, 11, 1, hour, 30, tz="UTC"), likes, retweets, str(number))
+        for number, (hour, likes, retweets) in enumerate(posts, start=1)
+    ]
+    return pd.DataFrame(rows, columns=columns).astype({"created_at": "datetime64[us, UTC]"})
+
+
+def test_a_row_of_the_summary():
+    assert summary.row("ada", frame((3, 5, 1), (3, 9, 2), (7, 9, 4), (7, 0, 0), (9, 1, 1))) == {
+        "username": "ada",
+        "posts": 5,
+        "like_count": 24,
+        "retweet_count": 8,
+        # Of two hours, or posts, the earlier one.
+        "busiest_hour": 3,
+        "most_liked_post_id": "2",
+    }
+    assert summary.row("ada", frame((1, 2, 0), (7, 1, 0), (7, 0, 0)))["busiest_hour"] == 7
+    assert summary.row("ada", frame()) == {
+        **dict.fromkeys(summary.COLUMNS, ""),
+        **{"username": "ada", "posts": 0, "like_count": 0, "retweet_count": 0},
+    }
+
+
+def test_the_picture_has_a_bar_for_each_hour(monkeypatch):
+    drawn = []
+
+    class Kept(Figure):
+        def savefig(self, *given, **options):
+            drawn.append(self)
+            super().savefig(*given, **options)
+
+    monkeypatch.setattr(summary, "Figure", Kept)
+    summary.picture("ada", DAY, frame((3, 5, 1), (3, 9, 2), (23, 1000, 4)))
+    (figure,) = drawn
+    posts, likes = ([bar.get_height() for bar in axes.patches] for axes in figure.axes)
+    assert posts == [{3: 2, 23: 1}.get(hour, 0) for hour in range(24)]
+    assert likes == [{3: 14, 23: 1000}.get(hour, 0) for hour in range(24)]
+    for axes in figure.axes:
+        assert axes.get_ylim()[0] == 0
+        assert [axes.spines[side].get_visible() for side in ("top", "right", "left")] == [False, False, True]
+        assert all(tick == int(tick) for tick in axes.get_yticks())
+    assert list(figure.axes[1].get_xticks()) == list(range(0, 24, 2))
+    assert figure.get_suptitle() == "@ada on 2026-11-01: 3 posts, 1,014 likes"
 
 
 def test_the_same_day_gives_the_same_picture(x, client, storage):

@@ -98,6 +98,9 @@ def carry_out(module: AnsibleModule, steps: list[tuple[list[str], list[str]]]) -
 
 def read(module: AnsibleModule, units: list[str]) -> dict[str, dict[str, str]]:
     """Return the properties of each unit, once systemd has read its file."""
+    if not units:
+        # systemctl would show its own.
+        return {}
     try:
         states = dict(zip(units, properties(units, PROPERTIES), strict=True))
     except subprocess.CalledProcessError as error:
