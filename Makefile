@@ -57,7 +57,7 @@ lab-down: setup ## Take the lab away
 	$(LAB) down
 
 .PHONY: lint
-lint: .venv/done ## Check the style of Python, YAML and Ansible
+lint: build/docs/done ## Check the style of Python, YAML and Ansible
 	$(PYTEST) tests/lint
 
 .PHONY: unit
@@ -75,7 +75,7 @@ test: setup ## Run all tests but the long ones
 
 # All in one go, so that no lane is idle while another works.
 .PHONY: all-lanes
-all-lanes: build/airflow/done build/bigquery/done
+all-lanes: build/airflow/done build/bigquery/done build/docs/done
 	$(PYTEST) $(IN_LANES) -m "not long" tests/lint tests/policy tests/aws tests/e2e
 
 # In Airflow's own virtualenv.
@@ -88,12 +88,22 @@ gate: build/airflow/done ## Examine DAGs before you ship them, as the server wou
 	@AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=$(OWN) build/airflow/bin/python -P -m airstrip.gate --offline $(or $(SOURCE),.)
 
 .PHONY: bench
-bench: setup build/airflow/done ## Measure, compare, write the README's table; one group with NAME=install, memory, tasks, faults, doors, releases, restarts, keep, etl or report
+bench: setup build/airflow/done ## Measure, compare, write the tables; one group with NAME=install, memory, tasks, faults, doors, releases, restarts, watch, keep, etl or report
 	$(BIN)/python -m tests.bench $(NAME)
 
 .PHONY: soak
 soak: setup build/airflow/done build/soak/done ## Try for hours, and print figures; one group with NAME=updates, outages, restarts, examples, receipts, history, restores, move, disks, upgrades, orders, mutants or controllers
 	PATH=$(CURDIR)/build/soak/bin:$(PATH) $(BIN)/python -m tests.soak $(NAME)
+
+.PHONY: docs
+docs: build/docs/done ## Build the manual as a site: build/site
+	$(BIN)/python docs/variables.py
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --quiet --strict
+
+.PHONY: pictures
+pictures: setup ## Take the manual's pictures of the lab: make lab first
+	@command -v dot > /dev/null || apt-get install -y -qq --no-install-recommends graphviz
+	$(BIN)/python -m tests.pictures
 
 .PHONY: lock
 lock: .venv/done ## Choose newer versions and pin them with hashes
@@ -106,6 +116,7 @@ lock: .venv/done ## Choose newer versions and pin them with hashes
 	$(LOCK) -o roles/airflow/files/uv.txt roles/airflow/files/uv.in
 	$(LOCK) -o lab/bigquery.txt lab/bigquery.in
 	$(LOCK) -o tests/soak.txt tests/soak.in
+	$(LOCK) -o tests/docs.txt tests/docs.in
 	$(LOCK) -o tests/unit/requirements.txt -c roles/airflow/files/requirements.txt \
 	  $(EXTRAS:%=-c %.txt) tests/unit/requirements.in
 
@@ -136,6 +147,11 @@ build/airflow/done: .venv/done roles/airflow/files/requirements.txt tests/unit/r
 build/bigquery/done: .venv/done lab/bigquery.txt
 	$(BIN)/uv venv --quiet --clear --python python3 build/bigquery
 	VIRTUAL_ENV=build/bigquery $(BIN)/uv pip sync --quiet --require-hashes lab/bigquery.txt
+	@touch $@
+
+build/docs/done: .venv/done tests/docs.txt
+	$(BIN)/uv venv --quiet --clear --python python3 build/docs
+	VIRTUAL_ENV=build/docs $(BIN)/uv pip sync --quiet --require-hashes tests/docs.txt
 	@touch $@
 
 # Mutation testing, whose packages nothing else needs.

@@ -1,4 +1,4 @@
-"""`make bench`: measure the named groups, or all; record the samples, compare, and write the README's table."""
+"""`make bench`: measure the named groups, or all; record the samples, compare, and write the tables."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tests.bench.installation import install, memory
 from tests.bench.keep import keep
 from tests.bench.releases import releases, restarts
 from tests.bench.tasks import tasks
+from tests.bench.watch import watch
 from tests.server import Server
 
 Samples = dict[str, list[float]]
@@ -31,6 +32,7 @@ ON_A_SERVER: dict[str, Callable[[Server], Samples]] = {
     "doors": doors,
     "releases": releases,
     "restarts": restarts,
+    "watch": watch,
     "keep": keep,
 }
 
@@ -46,7 +48,7 @@ def main(names: list[str]) -> None:
             measure(name, group)
     if set(wanted) & set(ON_A_SERVER):
         on_a_server([name for name in ON_A_SERVER if name in wanted])
-    figures.write_readme()
+    figures.write_tables()
     print(figures.show())
     print("\n".join(["", "falls short:", *(figures.short() or ["nothing"])]))
 

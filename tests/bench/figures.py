@@ -1,4 +1,4 @@
-"""The figures: what each says, its goal and its control; the record of their samples; the README's table."""
+"""The figures: what each says, its goal and its control; their samples' record; the README's table and the manual's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from typing import Any
 from tests.server import ROOT
 
 RESULTS = ROOT / "tests" / "bench" / "results.json"
-README = ROOT / "README.md"
+# Where a table is, and which figures it has; all, where none are named.
+README, MANUAL = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+FEW = ["site_cold_s", "chain40_s", "tasks_per_s", "idle_pss_mb", "update_live_s"]
 # What is measured, and what measures.
 MEASURED = ["roles", "playbooks", "dags", "etl", "lab", "tests", f":!{RESULTS.relative_to(ROOT)}"]
 TABLE = re.compile(r"(?s)(<!-- make bench writes this table -->\n).*?(<!-- end of the table -->)")
@@ -61,6 +63,12 @@ FIGURES = {
     "upgrade_back_s": Figure("the old Airflow back where an upgrade failed", "s", 60),
     "rotate_failed_requests": Figure("requests that failed while keys and passwords changed", "", 0),
     "rotate_failed_tasks": Figure("tasks that failed or ran again meanwhile", "", 0),
+    "heal_worst_s": Figure("what was stopped by SIGSTOP works again by itself, at the latest", "s", 120),
+    "alert_worst_s": Figure("from a fault to its message, at the latest", "s", 180),
+    "alerts_missed": Figure("faults of which nobody was told", "", 0),
+    "alerts_false": Figure("messages about no fault", "", 0),
+    "watch_pss_mb": Figure("memory of all that watches (PSS)", "MB", 60),
+    "watch_cpu_percent": Figure("processor time of all that watches, of one core", "%", 1),
     "doors_passed": Figure("checks of an intruder that the host passes, of 20", "", 20, more=True),
     "exposure_worst": Figure("exposure of the most exposed unit, of 10 (`systemd-analyze security`)", "", 2.8),
     "lynis": Figure("Lynis' hardening index, of 100", "", 79, more=True),
@@ -153,13 +161,21 @@ def show() -> str:
     return "\n".join(lines)
 
 
-def write_readme() -> None:
-    """Put the table into the README: all rows of the newest commit; a row of an older one says so."""
+def write_tables() -> None:
+    """Put the tables into the README and the manual: a row of an older commit than the newest says so."""
+    for page, names in ((README, FEW), (MANUAL, list(FIGURES))):
+        text = page.read_text()
+        assert TABLE.search(text), f"{page.name} has no place for the table"
+        page.write_text(TABLE.sub(lambda match, names=names: match[1] + _table(names) + match[2], text))
+
+
+def _table(names: Sequence[str]) -> str:
     found = load()
     newest = max(found.values(), key=lambda one: one["date"])["commit"] if found else ""
     controls = {figure.control for figure in FIGURES.values()}
     rows = ["| figure | Airstrip | goal | stock Airflow |", "|---|---|---|---|"]
-    for name, figure in FIGURES.items():
+    for name in names:
+        figure = FIGURES[name]
         if name in found and name not in controls:
             older = "" if found[name]["commit"] == newest else f" (at `{found[name]['commit']}`)"
             goal = "" if figure.goal is None else f"{'at least ' if figure.more else ''}{_text(figure.goal, figure)}"
@@ -174,9 +190,7 @@ def write_readme() -> None:
             "",
             f"Measured on {about['date'][:10]} at commit `{newest}`: {about['machine']}, Debian 13 in the lab.",
         ]
-    text = README.read_text()
-    assert TABLE.search(text), "README.md has no place for the table"
-    README.write_text(TABLE.sub(lambda match: match[1] + "\n".join(rows) + "\n" + match[2], text))
+    return "\n".join(rows) + "\n"
 
 
 def _text(value: float, figure: Figure) -> str:

@@ -1,4 +1,4 @@
-"""What the benchmark makes of its samples: the comparison and the README's table."""
+"""What the benchmark makes of its samples: the comparison and the tables."""
 
 import pytest
 
@@ -9,8 +9,10 @@ from tests.bench import figures
 def files(tmp_path, monkeypatch):
     """A record and a README of the test's own, measured at a commit of its choice."""
     monkeypatch.setattr(figures, "RESULTS", tmp_path / "results.json")
-    monkeypatch.setattr(figures, "README", tmp_path / "README.md")
-    figures.README.write_text("before\n<!-- make bench writes this table -->\nold\n<!-- end of the table -->\nafter\n")
+    for name in ("README", "MANUAL"):
+        monkeypatch.setattr(figures, name, tmp_path / f"{name}.md")
+        page = "before\n<!-- make bench writes this table -->\nold\n<!-- end of the table -->\nafter\n"
+        (tmp_path / f"{name}.md").write_text(page)
 
     def at(commit: str, date: str = "2026-11-01 10:00:00") -> None:
         monkeypatch.setattr(figures, "commit", lambda: commit)
@@ -35,14 +37,17 @@ def test_what_misses_its_goal_or_its_control_is_named():
     assert "chain40_s is 19 s, no better than its control 18" in short and "site_again_changed is 1" in short
 
 
-def test_the_readme_has_one_table_and_marks_what_is_older(files):
+def test_each_page_has_one_table_and_marks_what_is_older(files):
     figures.record({"rollback_s": [2.4], "chain40_s": [19], "chain40_stock_s": [47.2]})
     files("bbb", "2026-11-01 11:00:00")
     figures.record({"rollback_s": [2.3]})
-    figures.write_readme()
-    figures.write_readme()
-    text = figures.README.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old\n" not in text
+    figures.write_tables()
+    figures.write_tables()
+    for page in (figures.README, figures.MANUAL):
+        text = page.read_text()
+        assert text.startswith("before\n") and text.endswith("after\n") and "old\n" not in text
+        assert text.count("| goal |") == 1 and "| a chain of 40 small tasks |" in text
+    assert "rollback" not in figures.README.read_text()
     assert "| `rollback.yml` | 2.3 s | 2.5 s |  |" in text
     assert "| a chain of 40 small tasks | 19 s (at `aaa`) | 12 s | 47.2 s |" in text
-    assert "on 2026-11-01 at commit `bbb`" in text and text.count("| goal |") == 1
+    assert "on 2026-11-01 at commit `bbb`" in text

@@ -34,7 +34,7 @@ def test_each_bad_user_has_a_status_and_stops_no_good_one(x, client, storage):
         "gone": "suspended",
         "nobody": "not_found",
     }
-    assert manifest["rows"] == 7
+    assert manifest["rows"] == 7 and twitter_etl.event(storage, manifest)["users"] == 1
     with pytest.raises(errors.XError, match=r"gone \(suspended\)"):
         twitter_etl.resolve_users(client, storage, names, DAY, strict=True)
 

@@ -1,0 +1,124 @@
+"""How soon what hangs works again, how soon somebody is told, and what all of the watching costs."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections import Counter
+
+from tests.e2e.runs import mails
+from tests.e2e.tasks.test_heal import PAIRS, processes
+from tests.server import Server, wait_until
+
+NAME = "watched"
+PEACE_SECONDS = 300
+MOST_SECONDS = 400
+WATCHING = ["airstrip-heal.service", "prometheus-node-exporter.service", "collectd.service"]
+SHORT_LIVED = (
+    "cp -a /etc/nginx/tls/certificate.pem /root/certificate.pem && openssl req -x509 -newkey rsa:2048 -nodes -days 5 "
+    "-subj /CN=x -keyout /dev/null -out /etc/nginx/tls/certificate.pem 2> /dev/null"
+)
+# What breaks a check, and what mends it.
+FAULTS = {
+    "units": ("systemctl stop airflow-triggerer", "systemctl start airflow-triggerer"),
+    "healing": ("systemctl stop airstrip-heal", "systemctl start airstrip-heal"),
+    "pipelines": ("airflow dags pause twitter", "airflow dags unpause twitter"),
+    "reboot": ("touch /run/reboot-required", "rm /run/reboot-required"),
+    "jobs": ("systemd-run --quiet --unit=airstrip-trial false", "systemctl reset-failed airstrip-trial"),
+    "certificate": (SHORT_LIVED, "mv /root/certificate.pem /etc/nginx/tls/certificate.pem"),
+}
+
+
+def watch(server: Server) -> dict[str, list[float]]:
+    """All parts on: some minutes of peace, all units stopped at once, then six faults."""
+    wanted = {"watch_mail_to": ["pager@lab.test"], "watch_name": NAME, "watch_dags": {"twitter": ""}}
+    given = {**wanted, "metrics_password": secrets.token_hex(16)}
+    server.play("site.yml", "-e", json.dumps(given))
+    server.run("airflow dags unpause twitter")
+    server.wait_until_healthy()
+    # What had to start, has.
+    wait_until(lambda: "FAIL" not in server.run("airstrip check units health pipelines", check=False), 300, every=5)
+    time.sleep(60)
+    before = told(server)
+    processor, memory = cost(server)
+    in_peace = sum((told(server) - before).values())
+    healed = seconds_until_all_work_again(server)
+    # That is told too, where it takes long enough.
+    time.sleep(180)
+    before = told(server)
+    late = {name: begin(server, name) for name in FAULTS}
+    seconds = {name: seconds_until_told(server, f"{name}: ", before, late[name]) for name in FAULTS}
+    for _, mend in FAULTS.values():
+        server.run(mend)
+    over = {name: seconds_until_told(server, f"well again: {name}", before, time.monotonic()) for name in FAULTS}
+    told_now = told(server) - before
+    return {
+        "heal_worst_s": [healed],
+        "alert_worst_s": [max(seconds.values())],
+        "alerts_missed": [sum(value >= MOST_SECONDS for value in [*seconds.values(), *over.values()])],
+        "alerts_false": [in_peace + sum(told_now.values()) - 2 * len(FAULTS)],
+        "watch_pss_mb": [memory],
+        "watch_cpu_percent": [processor],
+    }
+
+
+def told(server: Server) -> Counter[str]:
+    """What was mailed so far."""
+    subjects = [str(mail["Subject"]) for mail in mails(server, "")]
+    return Counter(subject.removeprefix(f"{NAME}: ") for subject in subjects if subject.startswith(f"{NAME}: "))
+
+
+def begin(server: Server, name: str) -> float:
+    server.run(FAULTS[name][0])
+    return time.monotonic()
+
+
+def seconds_until_told(server: Server, title: str, before: Counter[str], began: float) -> float:
+    """Return the seconds until there is a message, at most those after which it is missed."""
+
+    def there() -> bool:
+        return any(subject.startswith(title) for subject in told(server) - before)
+
+    while not there() and time.monotonic() - began < MOST_SECONDS:
+        time.sleep(1)
+    return min(time.monotonic() - began, MOST_SECONDS)
+
+
+def seconds_until_all_work_again(server: Server) -> float:
+    """Stop all units at once with SIGSTOP; return the seconds until all were replaced and are healthy."""
+    units = [server.unit(name) for name in PAIRS]
+    units += ["airflow-dag-processor.service", "airflow-triggerer.service", "nginx.service"]
+    before = processes(server, units)
+    server.run(f"systemctl kill -s STOP {' '.join(units)}")
+    began = time.monotonic()
+
+    def replaced() -> bool:
+        now = processes(server, units)
+        return len(now) == len(units) and not {"0", *before} & set(now)
+
+    wait_until(replaced, 300, "something hangs on", every=1)
+    wait_until(server.healthy, 300, "it is not healthy", every=1)
+    return time.monotonic() - began
+
+
+def cost(server: Server) -> tuple[float, float]:
+    """Return the percentage of a core, and the MB, that all of the watching takes in some minutes of peace."""
+    usage = f"systemctl show -p CPUUsageNSec --value {' '.join(WATCHING)}"
+    before, since = sum(map(int, server.run(usage).split())), server.run("date +%s").strip()
+    time.sleep(PEACE_SECONDS)
+    kept = (sum(map(int, server.run(usage).split())) - before) / 1e9
+    # The doctor comes and goes; systemd says what each look took.
+    said = server.run(f"journalctl -u airstrip-watch -o cat --since @{since}")
+    looks = sum(consumed(line) for line in re.findall(r"Consumed (.+?) CPU time", said))
+    pids = server.run(f"systemctl show -p MainPID --value {' '.join(WATCHING)}").split()
+    maps = server.run(f"cat {' '.join(f'/proc/{pid}/smaps_rollup' for pid in pids)}")
+    memory = sum(map(int, re.findall(r"(?m)^Pss:\s+(\d+)", maps))) / 1024
+    return 100 * (kept + looks) / PEACE_SECONDS, memory
+
+
+def consumed(span: str) -> float:
+    """Return the seconds of a span as systemd writes it."""
+    units = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)(us|ms|min|s)\b", span))
