@@ -139,13 +139,3 @@ def test_no_secret_and_no_path_of_this_machine_is_kept():
             text = path.read_text()
             assert not secret.search(text), path
             assert str(ROOT) + "/" not in text, path
-
-
-def test_readme_names_every_playbook_role_and_target():
-    readme = (ROOT / "README.md").read_text()
-    targets = re.findall(r"(?m)^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text())
-    names = [path.name for path in (ROOT / "playbooks").glob("*.yml")] + [role.name for role in ROLES]
-    missing = [
-        name for name in names + [f"make {target}" for target in targets if target != "help"] if name not in readme
-    ]
-    assert not missing
