@@ -32,13 +32,7 @@ setup: build/packages .venv/done ## Install what the controller, the lab and the
 
 .PHONY: lab
 lab: setup $(if $(filter bigquery,$(LAB_WAREHOUSE)),build/bigquery/done) ## Make a machine on the lab's EC2, deploy Airflow to it, collect posts onto S3, mail a report
-	$(LAB) up
-	$(PLAYBOOK) playbooks/provision.yml
-	$(PLAYBOOK) playbooks/site.yml
-	$(PLAYBOOK) playbooks/run.yml -e dag=twitter
-	$(LAB) trade
-	$(PLAYBOOK) playbooks/run.yml -e dag=daily_report
-	@$(LAB) result
+	@$(BIN)/python -m lab.first_run
 
 .PHONY: lab-check
 lab-check: setup ## Run the doctor against the lab

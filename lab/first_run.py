@@ -1,0 +1,125 @@
+"""`make lab`: each step with what it does and how long it usually takes, and the wide output in a log."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LOG = ROOT / "build" / "lab.log"
+# So often a step says what it is at, where nobody sees a line change in place.
+SILENT_SECONDS = 20
+LAST_LINES = 25
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is done, how many seconds it usually takes on two cores with warm caches, and the command."""
+
+    says: str
+    usual: int
+    command: Sequence[str]
+
+
+LAB = (sys.executable, "-m", "lab")
+PLAYBOOK = (*LAB, "run", "ansible-playbook")
+RUN = (*PLAYBOOK, "playbooks/run.yml", "-e")
+STEPS = [
+    Step("Start a small AWS on this machine", 20, (*LAB, "up")),
+    Step("Create key pair, role, bucket and instance (provision.yml)", 40, (*PLAYBOOK, "playbooks/provision.yml")),
+    Step("Install PostgreSQL, Airflow and nginx (site.yml)", 130, (*PLAYBOOK, "playbooks/site.yml")),
+    Step("Collect posts onto S3 (the DAG twitter)", 30, (*RUN, "dag=twitter")),
+    Step("Let the shop trade for a fortnight", 5, (*LAB, "trade")),
+    Step("Make and mail the business report (the DAG daily_report)", 30, (*RUN, "dag=daily_report")),
+]  # fmt: skip
+BEFORE = """This boots a Debian machine on a small AWS that runs here, and deploys Airflow to it, about {minutes} minutes.
+It needs root, 2 cores, 4 GiB of memory and 15 GiB of disk, and installs what `make setup` lists. It writes below
+/var/lib/airstrip and /var/cache/airstrip, and adds a network bridge; `make lab-down` removes the lab.
+Everything that is said in detail goes to {log}.
+"""
+AFTER = """
+  Try next
+    make lab-check       the doctor: what is well, what is not, and what fixes it
+    make lab-ssh         then: sudo airstrip status
+    make lab-shell       then: ansible-playbook playbooks/update.yml --check --diff
+  Remove it: make lab-down
+"""
+
+
+class Progress:
+    """The line of a step: its last task, and its seconds."""
+
+    def __init__(self, number: int, step: Step) -> None:
+        self.title = f"[{number}/{len(STEPS)}] {step.says}"
+        self.usual, self.task = step.usual, ""
+        self.began = self.told = time.monotonic()
+        self.in_place = sys.stdout.isatty()
+        print(f"{self.title}, usually {step.usual} s", flush=True)
+
+    def show(self) -> None:
+        """Say where it is: in place on a terminal, else now and then."""
+        now = time.monotonic()
+        if self.in_place:
+            print(f"\r\x1b[K      {now - self.began:.0f} s  {self.task[:90]}", end="", flush=True)
+        elif now - self.told >= SILENT_SECONDS:
+            self.told = now
+            print(f"      {now - self.began:.0f} s  {self.task}", flush=True)
+
+    def end(self, well: bool) -> None:
+        """Say how long it took."""
+        start = "\r\x1b[K" if self.in_place else ""
+        print(f"{start}      {'done' if well else 'failed'} after {time.monotonic() - self.began:.0f} s", flush=True)
+
+
+def carry_out(number: int, step: Step) -> bool:
+    """Run a step, its output into the log; return whether it succeeded."""
+    progress = Progress(number, step)
+    over = threading.Event()
+
+    def tick() -> None:
+        while not over.wait(1):
+            progress.show()
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    ticker.start()
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "PYTHONUNBUFFERED": "1"}
+    with LOG.open("a") as log:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(step.command, cwd=ROOT, env=environment, text=True, **streams)
+        for line in process.stdout or ():
+            log.write(line)
+            if task := re.match(r"TASK \[(?:\w+ : )?(.+?)\] \*", line):
+                progress.task = task[1]
+    well = process.wait() == 0
+    over.set()
+    ticker.join()
+    progress.end(well)
+    return well
+
+
+def main() -> int:
+    """Take all steps, then say where to look; a failure says what to do."""
+    LOG.parent.mkdir(exist_ok=True)
+    LOG.write_text("")
+    print(BEFORE.format(minutes=round(sum(step.usual for step in STEPS) / 60), log=LOG.relative_to(ROOT)))
+    began = time.monotonic()
+    for number, step in enumerate(STEPS, start=1):
+        if not carry_out(number, step):
+            print("\n".join(["", *LOG.read_text().splitlines()[-LAST_LINES:], ""]))
+            print(f"lab: stopped at step {number}. Fix what is said above and run `make lab` again: it goes on there.")
+            return 1
+    print(f"\n{'─' * 79}\n  Your Airflow is up, after {(time.monotonic() - began) / 60:.0f} minutes\n", flush=True)
+    code = subprocess.run([*LAB, "result"], cwd=ROOT, check=False).returncode
+    print(f"{AFTER}{'─' * 79}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
