@@ -39,7 +39,7 @@ STEPS = [
     Step("Let the shop trade for a fortnight", 5, (*LAB, "trade")),
     Step("Make and mail the business report (the DAG daily_report)", 30, (*RUN, "dag=daily_report")),
 ]  # fmt: skip
-BEFORE = """This boots a Debian machine on a small AWS that runs here, and deploys Airflow to it, about {minutes} minutes.
+BEFORE = """This boots a Debian machine on a small AWS of its own and deploys Airflow to it. About {minutes} minutes.
 It needs root, 2 cores, 4 GiB of memory and 15 GiB of disk, and installs what `make setup` lists. It writes below
 /var/lib/airstrip and /var/cache/airstrip, and adds a network bridge; `make lab-down` removes the lab.
 Everything that is said in detail goes to {log}.
