@@ -224,6 +224,33 @@ def test_the_order_of_pages_does_not_change_the_bytes():
     assert output.to_csv(clean(*posts).frame) == output.to_csv(clean(*reversed(posts)).frame)
 
 
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [
+        (START, []),
+        (END - timedelta(microseconds=1), []),
+        (START - timedelta(microseconds=1), ["a post lies outside the day"]),
+        (END, ["a post lies outside the day"]),
+        (END + timedelta(days=1), ["a post lies outside the day"]),
+    ],
+)
+def test_a_row_of_another_day_is_no_row_of_this(moment, said):
+    batch = clean(post(1))
+    batch.frame = batch.frame.assign(created_at=pd.Series([moment]).astype(batch.frame.created_at.dtype))
+    assert rows.problems(batch, START, END) == said
+
+
+@pytest.mark.parametrize(
+    ("rejected", "received", "said"),
+    [(1, 2, False), (2, 3, True), (2, 4, False), (3, 5, True)],
+)
+def test_more_than_half_rejected_is_too_many(rejected, received, said):
+    whole = [post(number) for number in range(1, received - rejected + 1)]
+    batch = clean(*whole, *[post(100 + number, public_metrics={}) for number in range(rejected)])
+    expected = [f"{rejected} of {received} posts were rejected: no like_count"] if said else []
+    assert rows.problems(batch, START, END) == expected
+
+
 def broken(batch, **frame):
     batch.frame = batch.frame.assign(**frame)
     return batch
