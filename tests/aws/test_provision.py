@@ -294,8 +294,11 @@ def test_destroy_wants_its_name_and_says_what_data_goes(account):
     assert len(instances(account)) == 1
 
 
-def test_destroy_leaves_nothing(account):
+def test_destroy_leaves_nothing_or_the_bucket_alone(account):
     words = ["-e", "confirm=airstrip", "-e", "aws_destroy_data=true"]
+    account.play("destroy.yml", *words, "-e", "aws_keep_bucket=true")
+    account.client("s3").head_bucket(Bucket=BUCKET)
+    assert not instances(account)
     account.play("destroy.yml", *words)
     ec2, iam = account.client("ec2"), account.client("iam")
     assert not instances(account) and not ec2.describe_volumes()["Volumes"]

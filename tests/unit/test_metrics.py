@@ -20,7 +20,7 @@ SHOWN = [
     dict(zip(NAMES, (UNITS[0][1], "inactive", "[not set]", str(2**64 - 1), "0"), strict=True)),
 ]
 ROWS = [
-    ["airflow_tasks", '{"state": "running", "queue": "a \\"big\\" one"}', "3"],
+    ["airflow_tasks", '{"state": "running", "queue": "a \\"big\\"\\tone"}', "3"],
     ["airflow_tasks", '{"state": "queued", "queue": "default"}', "0"],
     ["airflow_oldest_waiting_seconds", "{}", "12.5"],
 ]
@@ -34,7 +34,9 @@ def host(tmp_path, monkeypatch):
     (tmp_path / "releases" / "first").mkdir(parents=True)
     (tmp_path / "releases" / "first" / MANIFEST).touch()
     (tmp_path / "current").symlink_to("releases/first")
-    (tmp_path / "state.json").write_text(json.dumps({"looked": {"disk": {"ok": True}, "backup": {"ok": False}}}))
+    (tmp_path / "state.json").write_text(
+        json.dumps({"looked": {"disk": {"ok": True, "at": 1}, "backup": {"ok": False, "at": 1}}})
+    )
     monkeypatch.setattr(metrics, "ROOT", tmp_path)
     monkeypatch.setattr(metrics, "LOOKED", tmp_path / "state.json")
     monkeypatch.setattr(metrics, "FILE", tmp_path / "airstrip.prom")
@@ -67,7 +69,8 @@ def test_each_figure_has_its_labels_and_each_name_one_type(host):
     assert (found['airstrip_check_ok{check="disk"}'], found['airstrip_check_ok{check="backup"}']) == (1, 0)
     assert found["airstrip_healed_last_day{}"] == 2
     assert found["postgresql_up{}"] == found["nginx_up{}"] == 1
-    assert found[r'airflow_tasks{state="running",queue="a \"big\" one"}'] == 3
+    assert found['airflow_tasks{state="running",queue="a \\"big\\"\tone"}'] == 3
+    assert found['airstrip_check_age_seconds{check="disk"}'] > 10**9
     assert found["nginx_requests_total{}"] == 25 and found['nginx_connections{state="active"}'] == 3
     text = (host / "airstrip.prom").read_text()
     types = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]

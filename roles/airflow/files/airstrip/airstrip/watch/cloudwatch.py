@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import boto3
 
 FIGURES = Path("/run/airstrip-heal/airstrip.prom")
+OLD_SECONDS = 300
 # A figure's name and what its labels hold, the name that CloudWatch gets, its unit, and how many are made one.
 TOLD = [
     ("airflow_tasks", 'state="running"', "TasksRunning", "Count", sum),
@@ -23,7 +25,7 @@ TOLD = [
     ("airflow_import_errors", "", "ImportErrors", "Count", max),
     ("airstrip_check_ok", "", "ChecksFailed", "Count", lambda all_ok: sum(1 - ok for ok in all_ok)),
     ("postgresql_up", "", "DatabaseUp", "Count", max),
-    ("postgresql_database_bytes", 'database="airflow"', "DatabaseSize", "Bytes", max),
+    ("postgresql_database_bytes", "", "DatabaseSize", "Bytes", sum),
 ]
 
 
@@ -42,7 +44,9 @@ def data(text: str, host: str) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Tell it once."""
+    """Tell it once. Raises SystemExit where nobody writes the figures any more."""
+    if time.time() - FIGURES.stat().st_mtime > OLD_SECONDS:
+        raise SystemExit("the figures are old: systemctl status airstrip-heal")
     told = list(data(FIGURES.read_text(), platform.node()))
     boto3.client("cloudwatch").put_metric_data(Namespace=os.environ["AIRSTRIP_NAMESPACE"], MetricData=told)
 

@@ -9,8 +9,9 @@ import argparse
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain
 
 from airstrip.systemd import kind, notify, properties, systemctl
@@ -109,6 +110,15 @@ class Healer:
         return bool(last) and time.monotonic() - last[-1] < YOUNG_SECONDS
 
 
+@contextmanager
+def said() -> Iterator[None]:
+    """Say what went wrong, and go on."""
+    try:
+        yield
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Look for ever."""
     parser = argparse.ArgumentParser(prog="airstrip heal", description="Replace what runs and does nothing, for ever")
@@ -117,10 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     healer, due, told = Healer(settings), 0.0, 0.0
     notify("READY=1")
     while True:
-        try:
-            if settings.metrics and time.monotonic() >= told:
-                told = time.monotonic() + TELL_SECONDS
+        if settings.metrics and time.monotonic() >= told:
+            told = time.monotonic() + TELL_SECONDS
+            with said():
                 tell(settings)
+        with said():
             if somebody_is_at_it(time.time()):
                 healer.rest(healer.state())
             elif time.monotonic() >= due:
@@ -128,7 +139,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 record(settings.database, [*chain(*settings.units)])
             elif settings.heal:
                 healer.look()
-        except Exception as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         notify("WATCHDOG=1")
         time.sleep(LOOK_SECONDS)

@@ -37,8 +37,9 @@ SELECT 'airflow_tasks', json_build_object('state', s.state, 'queue', coalesce(t.
 FROM states s LEFT JOIN task_instance t USING (state) GROUP BY s.state, t.queue
 UNION ALL
 SELECT 'airflow_oldest_waiting_seconds', '{}',
-  coalesce(extract(epoch FROM now() - min(coalesce(queued_dttm, scheduled_dttm))), 0)
-FROM task_instance WHERE state IN ('scheduled', 'queued')
+  coalesce(extract(epoch FROM now() - min(CASE t.state WHEN 'queued' THEN queued_dttm ELSE scheduled_dttm END)), 0)
+FROM task_instance t JOIN dag_run r USING (dag_id, run_id) JOIN dag USING (dag_id)
+WHERE t.state IN ('scheduled', 'queued') AND r.state = 'running' AND NOT is_paused
 UNION ALL
 SELECT 'airflow_tasks_failed_last_hour', '{}', count(*)
 FROM task_instance WHERE state = 'failed' AND end_date > now() - interval '1 hour'
@@ -111,6 +112,7 @@ def _checks() -> Iterator[Figure]:
     looked = json.loads(LOOKED.read_text())["looked"] if LOOKED.exists() else {}
     for name, found in looked.items():
         yield "airstrip_check_ok", {"check": name}, found["ok"]
+        yield "airstrip_check_age_seconds", {"check": name}, time.time() - found["at"]
 
 
 def _database(settings: Settings) -> Iterator[Figure]:
@@ -139,13 +141,17 @@ def text(found: Iterator[Figure]) -> str:
     """Return figures as Prometheus reads them: those of one name together, under their type."""
     named: dict[str, list[str]] = {}
     for name, labels, value in found:
-        # JSON escapes what Prometheus wants escaped.
-        inner = ",".join(f"{key}={json.dumps(str(of), ensure_ascii=False)}" for key, of in labels.items())
+        inner = ",".join(f'{key}="{escaped(str(of))}"' for key, of in labels.items())
         named.setdefault(name, []).append(f"{name}{{{inner}}} {float(value)!r}")
     return "".join(
         f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}\n" + "\n".join(lines) + "\n"
         for name, lines in named.items()
     )
+
+
+def escaped(text: str) -> str:
+    """Return a label's value as Prometheus wants it."""
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def tell(settings: Settings) -> None:

@@ -27,8 +27,10 @@ UNION ALL
 SELECT 'tasks', state, count(*)::text FROM task_instance
 WHERE state IN ('scheduled', 'queued', 'running', 'deferred', 'up_for_retry', 'restarting') GROUP BY 2
 UNION ALL
-SELECT 'waiting', 'oldest', round(extract(epoch FROM now() - min(coalesce(queued_dttm, scheduled_dttm))))::text
-FROM task_instance WHERE state IN ('scheduled', 'queued') HAVING count(*) > 0
+SELECT 'waiting', 'oldest', round(extract(epoch FROM now()
+  - min(CASE t.state WHEN 'queued' THEN queued_dttm ELSE scheduled_dttm END)))::text
+FROM task_instance t JOIN dag_run r USING (dag_id, run_id) JOIN dag USING (dag_id)
+WHERE t.state IN ('scheduled', 'queued') AND r.state = 'running' AND NOT is_paused HAVING count(*) > 0
 UNION ALL
 (SELECT 'failures', dag_id || ' ' || run_id, to_char(end_date AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')
 FROM dag_run WHERE state = 'failed' AND end_date > now() - interval '7 days' ORDER BY end_date DESC LIMIT 5)
