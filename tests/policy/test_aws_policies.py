@@ -17,6 +17,7 @@ VARIABLES = {
     "aws_region": "eu-central-1",
     "aws_secrets_backend": "none",
     "aws_session_manager": "false",
+    "aws_cloudwatch_namespace": "",
     "aws_sns_topics": [],
     "__aws_partition": "aws",
     "__aws_caller": {"account": "123456789012"},
@@ -36,6 +37,12 @@ def findings(document: dict) -> list[str]:
 @pytest.mark.parametrize("backend", ["none", "parameter-store", "secrets-manager"])
 def test_the_roles_policy_has_no_fault_that_parliament_knows(backend):
     assert findings(render("role-policy.json.j2", aws_secrets_backend=backend)) == []
+
+
+def test_the_role_sends_figures_to_its_namespace_alone():
+    document = render("role-policy.json.j2", aws_cloudwatch_namespace="Airstrip")
+    (sends,) = [statement for statement in document["Statement"] if statement["Action"] == "cloudwatch:PutMetricData"]
+    assert sends["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Airstrip"}}
 
 
 def test_the_role_publishes_to_the_named_topics_alone():

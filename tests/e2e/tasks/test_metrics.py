@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -33,7 +32,7 @@ def measured(server) -> Iterator[Server]:
     settings = (EXAMPLES / "prometheus.yml").read_text().replace("airflow.example.com", server.address)
     put(server, f"{FOLDER}/prometheus.yml", settings.replace("interval: 30s", "interval: 5s"))
     put(server, f"{FOLDER}/rules.yml", (EXAMPLES / "rules.yml").read_text())
-    put(server, f"{FOLDER}/rules_test.yml", Path(__file__).with_name("rules_test.yml").read_text())
+    put(server, f"{FOLDER}/rules_test.yml", (EXAMPLES / "rules_test.yml").read_text())
     put(server, f"{FOLDER}/airstrip_password", PASSWORD)
     # An instance does not reach its own public address.
     server.run(f"ip address replace {server.address}/32 dev lo")
