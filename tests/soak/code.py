@@ -43,7 +43,8 @@ MUTATED = [
             "tests/unit/test_x_paging.py tests/unit/test_x_command.py",
             "roles/airflow/files/airstrip:."),
     Mutated("etl/report", f"{UNIT} tests/unit/test_report_combining.py tests/unit/test_report_cleaning.py "
-            "tests/unit/test_report_pictures.py tests/unit/test_daily_report.py tests/unit/test_warehouse.py", "roles/airflow/files/airstrip:."),
+            "tests/unit/test_report_pictures.py tests/unit/test_daily_report.py "
+            "tests/unit/test_warehouse.py", "roles/airflow/files/airstrip:."),
     Mutated("etl/contract.py", f"{UNIT} tests/unit/test_contract.py", "roles/airflow/files/airstrip:."),
     Mutated("roles/base/library/file_tree.py", f"{sys.executable} -m pytest -q -x tests/policy/test_tree.py"),
 ]  # fmt: skip
