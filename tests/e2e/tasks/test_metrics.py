@@ -86,11 +86,6 @@ def test_prometheus_finds_what_every_panel_asks_for(measured):
 def test_the_rules_tell_of_each_fault_and_of_nothing_else(measured):
     said = measured.run(f"cd {FOLDER} && promtool check config prometheus.yml && promtool test rules rules_test.yml")
     assert "17 rules found" in said
-    # The server that was asked all the while has all that the rules are about.
-    names = {
-        "airflow_heartbeat_age_seconds",
-        "airstrip_check_ok",
-        "node_timex_sync_status",
-        "node_textfile_mtime_seconds",
-    }
+    # The server has what the rules are about; but a container's clock is its host's.
+    names = ("airflow_heartbeat_age_seconds", "airstrip_check_ok", "airstrip_check_age_seconds")
     wait_until(lambda: all(asked(measured, name) for name in names), 120, "a figure of the rules is absent", every=5)
