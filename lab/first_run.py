@@ -89,7 +89,9 @@ def carry_out(number: int, step: Step) -> bool:
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "PYTHONUNBUFFERED": "1"}
+    # With skipped tasks Ansible names a task when it begins, not when it has ended.
+    told = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **told}
     with LOG.open("a") as log:
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         process = subprocess.Popen(step.command, cwd=ROOT, env=environment, text=True, **streams)
