@@ -56,7 +56,7 @@ class Terminal:
             os.execvp(command[0], list(command))
         for chunk in chunks(output):
             self.stream.feed(chunk)
-            if not self.frames or time.monotonic() - self.frames[-1][0] > 0.2:
+            if not self.frames or time.monotonic() - self.frames[-1][0] > 0.7:
                 self.frames.append((time.monotonic(), self.draw()))
         os.waitpid(pid, 0)
         self.frames.append((time.monotonic(), self.draw()))
@@ -87,7 +87,7 @@ class Terminal:
         """Keep all frames as a GIF."""
         times = [at for at, _ in self.frames]
         lengths = [min(LONGEST_PAUSE, after - before) for before, after in itertools.pairwise(times)] + [3.0]
-        first, *others = [image.quantize(16) for _, image in self.frames]
+        first, *others = [image.quantize(8) for _, image in self.frames]
         milliseconds = [max(40, round(1000 * length)) for length in lengths]
         first.save(FOLDER / name, save_all=True, append_images=others, duration=milliseconds, loop=0, optimize=True)
         print(f"{name}: {sum(milliseconds) / 1000:.0f} s, {(FOLDER / name).stat().st_size // 1000} kB")
@@ -123,7 +123,7 @@ def browser_pictures(server: Server, page: Page) -> None:
     page.wait_for_url(f"{server.url}/")
     run = server.sql("SELECT run_id FROM dag_run WHERE dag_id = 'twitter' ORDER BY id DESC LIMIT 1")
     page.goto(f"{server.url}/dags/twitter/runs/{run}/details")
-    page.get_by_text("Bundle Version").first.wait_for()
+    page.get_by_text("Bundle Version").first.scroll_into_view_if_needed()
     shoot(page, "run.png")
     page.goto(f"{server.url}/dags/twitter")
     page.get_by_role("button", name="Trigger").first.click()
@@ -150,7 +150,7 @@ def recording(server: Server) -> None:
     playbook = shlex.split("ansible-playbook")
     with tempfile.TemporaryDirectory() as folder:
         source = load.source(Path(folder))
-        terminal = Terminal(30)
+        terminal = Terminal(24)
         for text, name, arguments in (
             ("# an edited DAG", "", ["update.yml", "-e", f"release_source={source}"]),
             ("# a DAG that cannot be imported", "broken", ["update.yml", "-e", f"release_source={source}"]),
@@ -177,7 +177,6 @@ def main() -> None:
         subprocess.run(["dot", "-Tsvg", "-o", graph.with_suffix(".svg"), graph], check=True)
     on_host(server, "check.png", "sudo airstrip check")
     on_host(server, "status.png", "sudo airstrip status")
-    on_host(server, "why.png", "sudo airstrip why twitter")
     server.run("systemctl stop airflow-triggerer")
     on_host(server, "check-red.png", "sudo airstrip check")
     server.run("systemctl start airflow-triggerer")
@@ -187,8 +186,6 @@ def main() -> None:
         browser_pictures(server, page)
         browser.close()
     recording(server)
-    for picture in sorted(FOLDER.iterdir()):
-        print(f"{picture.name}: {picture.stat().st_size // 1000} kB")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 SETTINGS = "/etc/airstrip/watch.json"
+RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
 class Sick(Exception):
@@ -28,8 +30,9 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """It in one line."""
-        return f"{'ok   ' if self.ok else 'FAIL '} {self.name:<14} {self.said}{'; fix: ' if self.fix else ''}{self.fix}"
+        """It in one line, in colour on a terminal."""
+        line = f"{'ok   ' if self.ok else 'FAIL '} {self.name:<14} {self.said}{'; fix: ' if self.fix else ''}{self.fix}"
+        return f"{RED}{line}{PLAIN}" if sys.stdout.isatty() and not self.ok else line
 
 
 @dataclass(frozen=True)

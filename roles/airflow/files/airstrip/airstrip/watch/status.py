@@ -16,7 +16,7 @@ from airstrip.systemd import properties
 from airstrip.watch.alerts import lasted
 from airstrip.watch.command import examine
 from airstrip.watch.doctor import CHECKS, Doctor
-from airstrip.watch.findings import Settings
+from airstrip.watch.findings import PLAIN, RED, Settings
 
 UNIT = ("Id", "ActiveState", "ActiveEnterTimestampMonotonic", "MemoryCurrent", "NRestarts")
 # Each answer has a kind, a name and a text, so that one question gets all of them.
@@ -39,7 +39,7 @@ SELECT 'database', current_setting('server_version'), pg_size_pretty(pg_database
 """
 # Of the checks those that say more than that all is well.
 TELLING = ("disk", "trends", "certificate", "backup", "drill", "spending", "pipelines", "healing")
-BOLD, RED, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
+BOLD = "\x1b[1m"
 
 
 def gather(doctor: Doctor) -> dict[str, Any]:
