@@ -123,7 +123,7 @@ def browser_pictures(server: Server, page: Page) -> None:
     page.wait_for_url(f"{server.url}/")
     run = server.sql("SELECT run_id FROM dag_run WHERE dag_id = 'twitter' ORDER BY id DESC LIMIT 1")
     page.goto(f"{server.url}/dags/twitter/runs/{run}/details")
-    page.get_by_text("Bundle Version").first.scroll_into_view_if_needed()
+    page.get_by_text("Bundle Version").first.evaluate("label => label.scrollIntoView({block: 'center'})")
     shoot(page, "run.png")
     page.goto(f"{server.url}/dags/twitter")
     page.get_by_role("button", name="Trigger").first.click()
