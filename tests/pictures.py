@@ -123,7 +123,7 @@ def browser_pictures(server: Server, page: Page) -> None:
     page.wait_for_url(f"{server.url}/")
     run = server.sql("SELECT run_id FROM dag_run WHERE dag_id = 'twitter' ORDER BY id DESC LIMIT 1")
     page.goto(f"{server.url}/dags/twitter/runs/{run}/details")
-    page.get_by_text("Bundle Version").first.evaluate("label => label.scrollIntoView({block: 'center'})")
+    page.get_by_text("Bundle Version").first.wait_for()
     shoot(page, "run.png")
     page.goto(f"{server.url}/dags/twitter")
     page.get_by_role("button", name="Trigger").first.click()
@@ -150,7 +150,7 @@ def recording(server: Server) -> None:
     playbook = shlex.split("ansible-playbook")
     with tempfile.TemporaryDirectory() as folder:
         source = load.source(Path(folder))
-        terminal = Terminal(24)
+        terminal = Terminal(20)
         for text, name, arguments in (
             ("# an edited DAG", "", ["update.yml", "-e", f"release_source={source}"]),
             ("# a DAG that cannot be imported", "broken", ["update.yml", "-e", f"release_source={source}"]),
@@ -182,7 +182,7 @@ def main() -> None:
     server.run("systemctl start airflow-triggerer")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        page = browser.new_page(ignore_https_errors=True, viewport={"width": 1280, "height": 760})
+        page = browser.new_page(ignore_https_errors=True, viewport={"width": 1280, "height": 1180})
         browser_pictures(server, page)
         browser.close()
     recording(server)
