@@ -59,6 +59,15 @@ def pytest_terminal_summary(terminalreporter) -> None:
         for report in reports:
             if hasattr(report, "duration"):
                 taken[group(report.nodeid)] += report.duration
+    said = {
+        f"{name} {value}"
+        for report in terminalreporter.stats.get("passed", [])
+        for name, value in report.user_properties
+        if name != "door"
+    }
+    if said:
+        terminalreporter.section("figures")
+        terminalreporter.write_line("\n".join(sorted(said)))
     if taken:
         terminalreporter.section("minutes of each group, and its budget")
     for name, minutes in budgets().items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -51,6 +52,7 @@ def mistake_is_gone(server) -> bool:
     return gone
 
 
+@pytest.mark.long
 def test_a_database_that_is_dropped_is_back_as_it_was(server, given):
     assert server.play("site.yml", *TAGS, *given).changed == 0
     known = server.sql("SELECT count(*) FROM dag")
@@ -196,8 +198,8 @@ def test_while_the_bucket_is_away_history_waits_and_the_doctor_says_so(server, g
     server.play("check.yml", *given)
 
 
-@pytest.mark.long
-def test_a_host_that_is_destroyed_after_a_mistake_is_back_on_a_new_one_without_it(server, given):
+def test_a_host_that_is_destroyed_after_a_mistake_is_back_on_a_new_one_without_it(server, given, record_property):
+    assert server.play("site.yml", *TAGS, *given).changed == 0
     password, release = server.password, server.run("basename $(readlink /srv/airflow/current)").strip()
     runs, moment = server.sql("SELECT count(*) FROM dag_run"), before_a_mistake(server)
     # What came later than backup_lost_seconds ago may be lost; this did not.
@@ -207,13 +209,18 @@ def test_a_host_that_is_destroyed_after_a_mistake_is_back_on_a_new_one_without_i
 
     server.lose()
     disk.start_from(server.lab, server.stack, None)
+    began = time.monotonic()
     server.play("provision.yml")
+    provisioned = time.monotonic() - began
     to = ["-e", json.dumps({"to": moment})]
     refused = server.play("restore.yml", *to, "-e", "identity=/nowhere", *given, succeeds=False)
     assert "-e identity=/nowhere" in refused.words and refused.changed == 0
     later = server.inventory / "group_vars" / "later.yml"
     later.write_text("{}\n")
+    began = time.monotonic()
     said = server.play("restore.yml", *to, *given).words
+    # Said at the end of each run, and compared by `make bench NAME=keep` alone.
+    record_property("restore_new_host_s", round(provisioned + time.monotonic() - began))
     later.unlink()
     assert "Nothing is scheduled until you run playbooks/site.yml" in said
     assert "files of the inventory are not what they were: group_vars/later.yml" in said

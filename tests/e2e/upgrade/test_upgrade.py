@@ -55,6 +55,17 @@ def test_it_is_asked_for_by_name(server, given, old):
     assert "nothing to do" in same.words and same.changed == 0
 
 
+@pytest.mark.parametrize("playbook", ["site.yml", "rollback.yml"])
+def test_after_an_upgrade_that_was_cut_off_nothing_else_is_played(server, given, playbook):
+    # What it keeps beside itself until it has ended.
+    server.run("mkdir /var/lib/airstrip-upgrade")
+    try:
+        refused = server.play(playbook, succeeds=False)
+    finally:
+        server.run("rmdir /var/lib/airstrip-upgrade")
+    assert "an upgrade was cut off: run playbooks/upgrade.yml again" in refused.words and refused.changed == 0
+
+
 def test_what_would_end_badly_stops_nothing(server, given, old, session):
     refused = server.play("upgrade.yml", *given, succeeds=False)
     assert "the database is copied only while nobody else is in it" in refused.words
