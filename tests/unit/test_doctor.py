@@ -146,7 +146,7 @@ WRONG = {
     "jobs": (wrong("commands", {"jobs": (0, "airstrip-clean.service loaded failed")}), "journalctl -eu airstrip-clean"),
     "healing": (wrong("commands", {"healer": (3, "failed\n")}), "sudo systemctl start airstrip-heal"),
     "health": (wrong("sick", ["triggerer"]), "no heartbeat from triggerer"),
-    "tokens": (wrong("refuses", 403), "answers 403 to a task's; fix: sudo airflow-restart api-server scheduler"),
+    "tokens": (wrong("refuses", 403), "answers 403 to a task's token; fix: sudo airflow-restart api-server scheduler"),
     "database": (wrong("commands", {"airflow-run": (0, '{"migration_needed": true}')}), "airflow db migrate"),
     "dags": (wrong("commands", {"psql": (0, "a_dag.py: NameError")}), "a_dag.py: NameError"),
     "pipelines": (
@@ -181,7 +181,7 @@ def test_what_was_replaced_is_told_and_what_that_does_not_help_is_wrong(host):
     utc = time.strftime("%H:%M", time.gmtime(at))
     assert f"1 times since yesterday, last nginx at {utc} UTC, replaced" in host.findings()["healing"].line
     host.busy = True
-    assert "pauses while somebody is at this host" in host.findings()["healing"].line
+    assert "paused while a playbook works on this host" in host.findings()["healing"].line
     host.busy = False
     host.done *= inside.OFTEN
     assert "fix: look for what nginx meets" in host.findings()["healing"].line
@@ -189,7 +189,7 @@ def test_what_was_replaced_is_told_and_what_that_does_not_help_is_wrong(host):
 
 def test_a_run_that_is_due_and_not_made_is_told(host):
     host.commands["late"] = (0, "twitter")
-    assert "no run is made of twitter; fix: journalctl -eu 'airflow-scheduler@*'" in host.findings()["dags"].line
+    assert "no run was created of twitter; fix: journalctl -eu 'airflow-scheduler@*'" in host.findings()["dags"].line
 
 
 def test_a_release_that_is_slower_to_read_is_named(host):
@@ -272,7 +272,7 @@ def test_what_uses_an_old_library_is_restarted_as_it_can_bear(host):
         ("hourly|f|30|9999|", "twitter is not there"),
         ("twitter|f|660|9999|\nhourly|t|30|9999|", "twitter was not read for 11 min, hourly is paused"),
         ("twitter|f|30|2026-01-01|2026-01-02\nhourly|f|30|9999|", f"twitter of {TODAY} has not succeeded by 00:00 UTC"),
-        ("twitter|f|30|9999|\nhourly|f|30|9999|", "twitter, hourly as they should be"),
+        ("twitter|f|30|9999|\nhourly|f|30|9999|", "twitter, hourly are on time"),
     ],
 )
 def test_a_pipeline_that_does_not_run_is_told_by_name(host, known, words):

@@ -182,7 +182,7 @@ FAULTS = {
     "tasks show what another key signed": Fault(
         "cp -a /etc/airflow/secrets/jwt_secret /root/ && openssl rand -hex 32 > /etc/airflow/secrets/jwt_secret",
         "mv /root/jwt_secret /etc/airflow/secrets/",
-        "FAIL tokens the API server answers 403 to a task's; fix: sudo airflow-restart api-server scheduler",
+        "FAIL tokens the API server answers 403 to a task's token; fix: sudo airflow-restart api-server scheduler",
     ),
     "a service runs what an upgrade replaced": Fault(
         # Once it is executed, and not merely begun.

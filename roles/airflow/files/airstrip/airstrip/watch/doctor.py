@@ -97,17 +97,17 @@ class Doctor:
     def jobs(self) -> str:
         said = self.output("systemctl", "list-units", "--failed", "--plain", "--no-legend", "airstrip-*")
         if failed := [line.split()[0] for line in said.splitlines()]:
-            raise Sick(f"failed when last begun, {', '.join(failed)}", f"journalctl -eu {failed[0]}")
-        return "what runs at its hours succeeded last"
+            raise Sick(f"failed last time: {', '.join(failed)}", f"journalctl -eu {failed[0]}")
+        return "every timer's job succeeded last time"
 
     def healing(self) -> str:
         """Tell what was replaced or ended by itself, and what that did not help."""
         if not self.settings.heal:
-            return "none is wanted, watch_heal is off"
+            return "off, watch_heal is false"
         if self.run(["systemctl", "is-active", "airstrip-heal"])[1].strip() != "active":
             raise Sick("what hangs is not replaced", "sudo systemctl start airstrip-heal; journalctl -eu airstrip-heal")
         if somebody_is_at_it(time.time()):
-            return "pauses while somebody is at this host"
+            return "paused while a playbook works on this host"
         last = done(time.time() - DAY_SECONDS)
         if not last:
             return "nothing had to be replaced since yesterday"
@@ -132,9 +132,9 @@ class Doctor:
             answer_to_a_task(ANSWER_SECONDS)
         except urllib.error.HTTPError as error:
             raise Sick(
-                f"the API server answers {error.code} to a task's", "sudo airflow-restart api-server scheduler"
+                f"the API server answers {error.code} to a task's token", "sudo airflow-restart api-server scheduler"
             ) from None
-        return "the API server takes a task's"
+        return "the API server accepts a task's token"
 
     def database(self) -> str:
         state = json.loads(self.output(*OWN, f"{PROGRAMS}/database.py", "state", self.settings.administrator))
@@ -159,16 +159,16 @@ class Doctor:
             )
         if late := self.sql(LATE_RUNS):
             raise Sick(
-                f"no run is made of {late}", "journalctl -eu 'airflow-scheduler@*'; sudo airflow-restart scheduler"
+                f"no run was created of {late}", "journalctl -eu 'airflow-scheduler@*'; sudo airflow-restart scheduler"
             )
-        return "no import errors, every run that is due is made"
+        return "no import errors, every run that is due was created"
 
     def pipelines(self) -> str:
         """Look whether the DAGs that must run are there, awake, read and in time."""
         wrong, fixes = problems(self.sql(PIPELINES), self.settings.dags)
         if wrong:
             raise Sick(", ".join(wrong), "; ".join(fixes))
-        return f"{', '.join(self.settings.dags)} as they should be" if self.settings.dags else "none is named"
+        return f"{', '.join(self.settings.dags)} are on time" if self.settings.dags else "no DAG is in watch_dags"
 
     def disk(self) -> str:
         usage = {path: shutil.disk_usage(path) for path in ("/", "/var/log/airflow", "/var/lib/postgresql")}
@@ -248,7 +248,7 @@ class Doctor:
 
     def backup(self) -> str:
         if not self.settings.backup:
-            return "none is wanted, backup_bucket is empty"
+            return "off, backup_bucket is empty"
         query = (
             "SELECT extract(epoch FROM now() - last_archived_time)::int, "
             "coalesce(last_failed_time > last_archived_time, last_failed_time IS NOT NULL) FROM pg_stat_archiver"
@@ -267,7 +267,7 @@ class Doctor:
 
     def drill(self) -> str:
         if not self.settings.backup:
-            return "none is wanted, backup_bucket is empty"
+            return "off, backup_bucket is empty"
         now = "sudo systemctl start airstrip-drill"
         if not Path(TRIAL).exists():
             return f"no backup was restored on trial yet, {now}"
