@@ -38,7 +38,8 @@ HISTORY = [
 # A folder, the megabytes of its disk, and what may not be at it meanwhile.
 SMALL_DISKS = {
     "logs": ("/var/log/airflow", 200, "true"),
-    "data": ("/var/lib/postgresql", 1024, "systemctl stop airflow.target 'airflow-*' postgresql@17-main"),
+    # In memory, of which the machine has 2 GB: more, and it is memory that is short.
+    "data": ("/var/lib/postgresql", 320, "systemctl stop airflow.target 'airflow-*' postgresql@17-main"),
 }
 STOPPED = "! systemctl is-active --quiet airflow.target"
 # What shows, one after the other, that a restore has come to a stage.

@@ -197,6 +197,16 @@ def test_while_the_database_is_away_crashes_are_no_loop(host):
     assert not (host.folder / f"{SCHEDULER}.d" / "loop.conf").exists()
 
 
+@pytest.mark.parametrize(
+    "words", ["sqlalchemy.exc.OperationalError: (psycopg2.errors.DiskFull)", "No space left on device"]
+)
+def test_what_the_database_or_the_disk_lacks_is_no_loop(host, monkeypatch, words):
+    monkeypatch.setattr(loops, "last_words", lambda unit: words)
+    host.looks(1)
+    crash(host, SCHEDULER, 20)
+    assert not (host.folder / f"{SCHEDULER}.d" / "loop.conf").exists() and words in host.told[-1]
+
+
 def test_crashes_that_are_long_past_are_no_loop(host):
     host.looks(1)
     for _ in range(10):

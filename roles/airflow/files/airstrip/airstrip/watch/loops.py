@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from pathlib import Path
@@ -17,6 +18,8 @@ UNITS = Path("/run/systemd/system")
 NAME = "loop.conf"
 # Its socket starts it with the next request.
 NEVER = "airflow-api-server@"
+# What the database or the disk lacks is no unit's fault: it goes on as soon as that is there again.
+OTHERS = re.compile(r"OperationalError|No space left on device")
 
 
 class Loops:
@@ -39,9 +42,9 @@ class Loops:
         forget(crashes, CRASH_SECONDS)
         if before is not None and count > before and not replaced:
             how = how_it_ended(unit)
-            if how != "watchdog":
-                crashes.extend([time.monotonic()] * (count - before))
             why = f", {last_words(unit)}" if how == "exit-code" else ""
+            if how != "watchdog" and not OTHERS.search(why):
+                crashes.extend([time.monotonic()] * (count - before))
             note(unit, f"ended and restarted, {how}{why}")
         if unit.startswith(NEVER):
             return
