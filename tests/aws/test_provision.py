@@ -339,8 +339,8 @@ PLAIN = {
     "s3:DELETE": "s3:DeleteBucket",
     "s3:POST delete": "s3:DeleteObject",
 }
-# AWS asks for them by itself, or the account of this test has nothing for which they would be needed: no instance of it was
-# stopped, or had another size.
+# AWS asks for them by itself, or the account of this test has nothing for which they would be needed: no instance of
+# it was stopped, or had another size.
 UNSEEN = {
     "ec2:StartInstances",
     "ec2:StopInstances",
