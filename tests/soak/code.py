@@ -39,6 +39,7 @@ MUTATED = [
             "tests/unit/test_release_lock.py tests/unit/test_release_tree.py", "roles/airflow/files/airstrip:."),
     Mutated("etl/x", f"{UNIT} tests/unit/test_x_rows.py tests/unit/test_twitter_etl.py tests/unit/test_x_users.py "
             "tests/unit/test_x_extract.py tests/unit/test_x_budget.py tests/unit/test_x_publish.py "
+            "tests/unit/test_x_manifest.py "
             "tests/unit/test_x_client.py tests/unit/test_x_refusals.py tests/unit/test_x_summary.py "
             "tests/unit/test_x_paging.py tests/unit/test_x_command.py",
             "roles/airflow/files/airstrip:."),

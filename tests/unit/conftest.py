@@ -5,10 +5,13 @@ from datetime import UTC, datetime
 
 import pytest
 from hypothesis import settings
+from matplotlib.figure import Figure
 
 from airstrip.release import folder
+from etl.report import pictures
 from etl.storage import Storage
 from etl.x import client as x_client
+from etl.x import summary
 from lab.x_api.api import XApi
 from lab.x_api.oauth import Keys
 from lab.x_api.people import Person, lab_people
@@ -37,6 +40,21 @@ def x(x_server, monkeypatch):
     monkeypatch.setattr(x_client, "LONGEST_PAUSE_SECONDS", 0)
     x_server.api = XApi(KEYS, lab_people(), clock=lambda: NOW)
     return x_server.api
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures that were drawn, of the modules that draw."""
+    kept = []
+
+    class Kept(Figure):
+        def savefig(self, *given, **options):
+            kept.append(self)
+            super().savefig(*given, **options)
+
+    for module in (pictures, summary):
+        monkeypatch.setattr(module, "Figure", Kept)
+    return kept
 
 
 @pytest.fixture

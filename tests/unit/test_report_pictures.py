@@ -7,7 +7,6 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from matplotlib.figure import Figure
 
 from etl.report import layout, pictures, rates
 from etl.report import numbers as numbers_of
@@ -15,20 +14,6 @@ from etl.report.combining import Count
 
 DAY = date(2026, 11, 21)
 SOUND = {"online": Count(100, {}), "shops": Count(100, {})}
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that were drawn."""
-    kept = []
-
-    class Kept(Figure):
-        def savefig(self, *given, **options):
-            kept.append(self)
-            super().savefig(*given, **options)
-
-    monkeypatch.setattr(pictures, "Figure", Kept)
-    return kept
 
 
 def figures(*rows):

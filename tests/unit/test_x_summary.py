@@ -8,7 +8,6 @@ from pathlib import Path
 import boto3
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from moto.server import ThreadedMotoServer
 
 from airstrip import spending
@@ -69,15 +68,7 @@ def test_a_row_of_the_summary():
     }
 
 
-def test_the_picture_has_a_bar_for_each_hour(monkeypatch):
-    drawn = []
-
-    class Kept(Figure):
-        def savefig(self, *given, **options):
-            drawn.append(self)
-            super().savefig(*given, **options)
-
-    monkeypatch.setattr(summary, "Figure", Kept)
+def test_the_picture_has_a_bar_for_each_hour(drawn):
     summary.picture("ada", DAY, frame((3, 5, 1), (3, 9, 2), (23, 1000, 4)))
     (figure,) = drawn
     posts, likes = ([bar.get_height() for bar in axes.patches] for axes in figure.axes)

@@ -22,7 +22,7 @@ from airstrip.watch.sessions import NoDatabase, ask
 
 FILE = Path("/run/airstrip-heal/airstrip.prom")
 EVERY_SECONDS = 30
-# Where nginx counts, for this host alone.
+# nginx's status page, which only this host reaches.
 NGINX = "http://127.0.0.1:8081/"
 ANSWER_SECONDS = 5
 DAY_SECONDS = 86400
