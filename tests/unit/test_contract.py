@@ -37,6 +37,12 @@ def frame(**changes):
         ({"sum": ["1.00", "2.5"]}, "sum is not of the form -?\\d{1,16}\\.\\d\\d: '2.5'"),
         ({"sum": [1.5, 2.5]}, "sum is of another type: '1.5' and 1 more"),
         ({"count": [0, 2]}, "count is below 1: '0'"),
+        ({"count": [0, -1], "id": ["a", "b"]}, "count is below 1: '0' and 1 more"),
+        (
+            {"count": [0, -1, -2], "id": ["a", "b", "c"], "kind": ["new"] * 3, "sum": ["1.00"] * 3},
+            "count is below 1: '0' and 2 more",
+        ),
+        ({"kind": ["old", "x" * 99]}, f"kind is none of old, new: '{'x' * 60}'"),
         ({"id": ["a", None]}, "id has no value: 'nan'"),
         ({"count": None}, "the column count is missing"),
         ({"more": [1, 2]}, "the column more is not in the contract"),
@@ -56,3 +62,19 @@ def test_who_reads_a_column_that_is_gone_is_named_with_it():
     assert TABLE.read_by("a_dag", "sum", "id") == ["sum", "id"]
     with pytest.raises(ContractError, match=r"^a_dag reads total of sums, whose columns are id, kind, sum, count:"):
         TABLE.read_by("a_dag", "id", "total")
+
+
+def test_problems_come_in_the_order_of_the_columns():
+    said = TABLE.problems(frame(id=["A", "b"], sum=["x", "1.00"], count=[0, 1]))
+    assert [problem.split()[0] for problem in said] == ["id", "sum", "count"]
+
+
+def test_people_read_which_values_there_are():
+    assert [column.range() for column in TABLE.columns] == ["`[a-z]+`", "`old`, `new`", "", "1 or more"]
+    assert "| `count` | integer | 1 or more | how many |" in TABLE.markdown()
+
+
+def test_a_table_without_rows_has_its_types():
+    typed = TABLE.typed(pd.DataFrame(columns=TABLE.names))
+    assert typed.dtypes.astype(str).to_dict() == TABLE.typed(frame()).dtypes.astype(str).to_dict()
+    assert str(typed.dtypes["count"]) == "int64" and TABLE.problems(typed) == []
