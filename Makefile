@@ -86,7 +86,7 @@ bench: setup build/airflow/done ## Measure, compare, write the tables; one group
 	$(BIN)/python -m tests.bench $(NAME)
 
 .PHONY: soak
-soak: setup build/airflow/done build/soak/done ## Try for hours, and print figures; one group with NAME=updates, outages, restarts, examples, receipts, history, restores, move, disks, upgrades, orders, mutants or controllers
+soak: setup build/airflow/done build/soak/done ## Try for hours, and print figures; one group with NAME=updates, outages, restarts, examples, receipts, history, restores, move, disks, upgrades, faults, peace, orders, mutants or controllers
 	PATH=$(CURDIR)/build/soak/bin:$(PATH) $(BIN)/python -m tests.soak $(NAME)
 
 .PHONY: docs

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+from tests.manual import PAGES, ROOT
+
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if (path / "defaults/main.yml").exists())
 README_WORDS = 900
 PICTURE_BYTES, PICTURES_BYTES = 200_000, 2_000_000

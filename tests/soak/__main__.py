@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from tests.soak import code, machines, recovery, upgrades
+from tests.soak import code, faults, machines, peace, recovery, upgrades
 
 GROUPS: dict[str, Callable[[], None]] = {
     "updates": machines.updates,
@@ -18,6 +18,8 @@ GROUPS: dict[str, Callable[[], None]] = {
     "move": recovery.move,
     "disks": recovery.disk_full,
     "upgrades": upgrades.upgrades,
+    "faults": faults.faults,
+    "peace": peace.peace,
     "orders": code.orders,
     "mutants": code.mutants,
     "controllers": code.controllers,
