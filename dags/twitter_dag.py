@@ -10,14 +10,14 @@ never asked for again. A run for other users adds these to the day and leaves al
 once more, delete `raw/x/posts/dt=<day>/` first.
 
 **Somebody is missing?** A post that lacks something goes to `quarantine/x/posts/`, and so does a user whose posts fail
-the checks; all others are published. The manifest and a notice say who is missing and why. Once the reason is mended,
+the checks; all others are published. The manifest and a notice say who is missing and why. Once the cause is fixed,
 clear the run: nothing is bought again.
 
 **Stopped by the budget, a cap or missing credits?** Raise `x_max_usd` (or buy credits), then clear the failed tasks.
 
 **Older days:** *Trigger → Backfill*. X shows a user's newest 3,200 posts and no more.
 
-Each field of the trigger form stands for one run; empty means the Airflow variable of that name with `x_` before it.
+Each field of the trigger form holds for one run; empty means the Airflow variable of that name with `x_` before it.
 Whoever may trigger a run may lower its budget; to raise it is the administrator's.
 """
 
@@ -86,7 +86,7 @@ FORM = {
     doc_md=f"{__doc__}\n{POSTS.markdown()}",
 )
 def twitter() -> None:
-    """Wait until the day has come to rest, look the users up, read each one's day, publish."""
+    """Wait until the day's posts are final, look up the users, read each one's day, publish."""
     settled = DateTimeSensorAsync(
         task_id="day_has_settled",
         target_time=f"{{{{ {END} + macros.timedelta(minutes=[{SETTLE} | int, 1] | max) }}}}",

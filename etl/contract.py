@@ -26,7 +26,7 @@ TYPES = {
 WORDS = {
     "column_in_dataframe": "is missing",
     "column_in_schema": "is not in the contract",
-    "column_ordered": "stands in another place",
+    "column_ordered": "is in another position",
     "not_nullable": "has no value",
     "multiple_fields_uniqueness": "is there twice",
 }

@@ -1,4 +1,4 @@
-"""What stands behind the API: it makes the machines, addresses and closed ports that the API promises.
+"""What is behind the API: it makes the machines, addresses and closed ports that the API promises.
 
 Run as a process of its own: `python -m lab.ec2`. moto remembers in memory, so that the account ends with the process.
 """

@@ -1,4 +1,4 @@
-"""The instance metadata service: what an instance asks about itself, its role's credentials among it."""
+"""The instance metadata service: what an instance asks about itself, including its role's credentials."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ BIGQUERY_PORT = 9050
 
 
 class LabError(Exception):
-    """Something the person at the keyboard can mend; the message says how."""
+    """Something the person at the keyboard can fix; the message says how."""
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def _write(storage: Storage, made: Report, read_at: str) -> list[str]:
 
 
 def page(subject: str, lines: list[Number], pictures: dict[str, str]) -> str:
-    """Return the report as HTML; `pictures` says where each lies."""
+    """Return the report as HTML; `pictures` says where each is."""
     template = Path(__file__).with_name("mail.html").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(template).render(subject=subject, lines=lines, pictures=pictures)

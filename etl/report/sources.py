@@ -116,7 +116,7 @@ def _each(first: int, lines: list[str], reason: str) -> list[Broken]:
 
 
 def _header(line: str, names: dict[str, str], key: str) -> tuple[list[str], str]:
-    """Return the column names of the first line, and what stands between them."""
+    """Return the column names of the first line, and the separator."""
     found: list[str] = []
     for delimiter in ",;\t":
         found = [name.strip().lower() for name in next(csv.reader([line], delimiter=delimiter), [])]

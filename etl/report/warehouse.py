@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from etl.storage import Storage
 
 KEPT, KEY = SALES.names, SALES.key
-# Of two lines about one sale the later one stands.
+# Of two lines about one sale the later one counts.
 LINE = Column("line", "integer", "where it stood in its source")
 COLUMNS = [*KEPT, LINE.name]
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -38,7 +38,7 @@ class Warehouse:
         "decimal": "numeric(18, 2)",
         "integer": "bigint",
     }
-    # What stands behind the columns of `sales`.
+    # The tables behind the columns of `sales`.
     table_options: ClassVar[str] = f", primary key ({', '.join(KEY)})"
     after_columns: ClassVar[str] = ""
     now: ClassVar[str] = "current_timestamp"

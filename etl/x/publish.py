@@ -166,7 +166,7 @@ def _refuse(asked: list[Entry], day: date) -> None:
     if read and all(entry["problems"] for entry in read):
         said = " | ".join(f"{entry['username']}: {'; '.join(entry['problems'])}" for entry in read)
         raise QualityError(
-            f"{day} is not published. {said}. The rows are below {QUARANTINE}/dt={day}/. Once the reason is mended, "
+            f"{day} is not published. {said}. The rows are below {QUARANTINE}/dt={day}/. Once the cause is fixed, "
             f"clear the run: nothing is bought again. To buy the day anew, delete {raw.POSTS}/dt={day}/"
         )
 

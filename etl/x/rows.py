@@ -169,7 +169,7 @@ def problems(batch: Batch, start: datetime, end: datetime) -> list[str]:
     if found := POSTS.problems(frame):
         return found
     if not ((frame.created_at >= start) & (frame.created_at < end)).all():
-        found.append("a post lies outside the day")
+        found.append("a post is outside the day")
     if batch.received != batch.announced:
         found.append(f"X announced {batch.announced} posts and sent {batch.received}")
     rest = batch.duplicates + batch.superseded + batch.outside + len(batch.rejected)

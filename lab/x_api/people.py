@@ -81,7 +81,7 @@ def posts(person: Person, day: datetime) -> list[dict]:
     return _posts(person.username, person.id, person.posts_per_day, day)
 
 
-# Few, for a day may hold 3,200 posts.
+# Few, because a day may hold 3,200 posts.
 @lru_cache(maxsize=64)
 def _posts(username: str, number: str, count: int, day: datetime) -> list[dict]:
     rng = random.Random(f"{username} {day:%Y-%m-%d}")

@@ -61,7 +61,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 findings:
-  description: For each check its name, whether all is well, and a line that says so or how to mend it.
+  description: For each check its name, whether all is well, and a line that says so or how to fix it.
   type: list
   returned: always
 """

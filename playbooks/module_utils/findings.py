@@ -8,7 +8,7 @@ Check = Callable[[], str]
 
 
 class Sick(Exception):
-    """A check failed: what is wrong, and the command or variable that mends it."""
+    """A check failed: what is wrong, and the command or variable that fixes it."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem)

@@ -1,4 +1,4 @@
-"""How long scheduling stands still when a scheduler is killed, when PostgreSQL comes back, and over a reboot."""
+"""How long scheduling stops when a scheduler is killed, when PostgreSQL comes back, and over a reboot."""
 
 from __future__ import annotations
 

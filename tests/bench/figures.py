@@ -63,7 +63,7 @@ FIGURES = {
     "upgrade_back_s": Figure("the old Airflow back where an upgrade failed", "s", 60),
     "rotate_failed_requests": Figure("requests that failed while keys and passwords changed", "", 0),
     "rotate_failed_tasks": Figure("tasks that failed or ran again meanwhile", "", 0),
-    "heal_worst_s": Figure("what was stopped by SIGSTOP works again by itself, at the latest", "s", 120),
+    "heal_worst_s": Figure("what was stopped by SIGSTOP works again by itself, at the latest", "s", 90),
     "alert_worst_s": Figure("from a fault to its message, at the latest", "s", 180),
     "alerts_missed": Figure("faults of which nobody was told", "", 0),
     "alerts_false": Figure("messages about no fault", "", 0),

@@ -20,7 +20,7 @@ SHORT_LIVED = (
     "cp -a /etc/nginx/tls/certificate.pem /root/certificate.pem && openssl req -x509 -newkey rsa:2048 -nodes -days 5 "
     "-subj /CN=x -keyout /dev/null -out /etc/nginx/tls/certificate.pem 2> /dev/null"
 )
-# What breaks a check, and what mends it.
+# What breaks a check, and what fixes it.
 FAULTS = {
     "units": ("systemctl stop airflow-triggerer", "systemctl start airflow-triggerer"),
     "healing": ("systemctl stop airstrip-heal", "systemctl start airstrip-heal"),
@@ -56,8 +56,8 @@ def watch(server: Server) -> dict[str, list[float]]:
         seconds.append(seconds_until_told(server, names, before, began))
         for name in names:
             server.run(FAULTS[name][1])
-        mended = time.monotonic()
-        over = seconds_until_told(server, [f"{name}: well again" for name in names], before, mended)
+        repaired = time.monotonic()
+        over = seconds_until_told(server, [f"{name}: well again" for name in names], before, repaired)
         missed += sum(value >= MOST_SECONDS for value in (seconds[-1], over))
     told_now = told(server) - before
     return {

@@ -161,7 +161,7 @@ def one_at_a_time() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def only_here(lab: Lab) -> Iterator[None]:
-    """Hold a group's lab: another run of the same tests would take it away."""
+    """Hold a group's lab: another run of the same tests would remove it."""
     try:
         with locked(STATE / f"{lab.name}.lock", wait=False):
             yield

@@ -1,4 +1,4 @@
-"""The doctor from outside: each check says what is wrong and what mends it."""
+"""The doctor from outside: each check says what is wrong and what fixes it."""
 
 from __future__ import annotations
 

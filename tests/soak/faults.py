@@ -86,7 +86,7 @@ def happenings(server: Server) -> dict[str, Fault]:
         "head -c 95M /dev/zero > $logs/full"
     )
     certificate = "/etc/nginx/tls/certificate.pem"
-    mended = f"rm {CRASH}/crash.conf; systemctl daemon-reload; systemctl start airflow-triggerer"
+    repaired = f"rm {CRASH}/crash.conf; systemctl daemon-reload; systemctl start airflow-triggerer"
     return {
         "PostgreSQL away": Fault("systemctl stop postgresql@17-main", 120, "systemctl start postgresql@17-main"),
         "disk of the logs 95 % full": Fault(full, TOLD_SECONDS, "umount --lazy /var/log/airflow /mnt"),
@@ -96,7 +96,7 @@ def happenings(server: Server) -> dict[str, Fault]:
         "a task that forks without end": Fault(dag="bomb"),
         "certificate ends in 5 days": Fault(SHORT_LIVED, TOLD_SECONDS, f"mv /root/certificate.pem {certificate}"),
         "S3 unreachable": Fault(f"nft '{rule}'", 600, "nft delete table inet away"),
-        "crash loop of the triggerer": Fault(CRASHES, TOLD_SECONDS, mended),
+        "crash loop of the triggerer": Fault(CRASHES, TOLD_SECONDS, repaired),
         "row lock on all that is noted": Fault(f"systemd-run --quiet --uid=postgres psql -qc '{HOLD}' airflow"),
     }
 

@@ -1,4 +1,4 @@
-"""The doctor on the host: each check says what is wrong and what mends it, and one that cannot look stops no other."""
+"""The doctor on the host: each check says what is wrong and what fixes it, and one that cannot look stops no other."""
 
 from __future__ import annotations
 

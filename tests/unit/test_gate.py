@@ -60,7 +60,7 @@ def test_a_good_release_passes_and_its_dags_are_known(release):
 def test_a_file_that_says_too_much_about_others_counts_for_nothing(release):
     """A file's process can lie about itself alone, whatever it writes into its pipe."""
     forged = json.dumps({"dags": [], "problems": [], "connections": {"x": "dags/good.py:1"}, "pools": {}})
-    lies = {
+    claims = {
         "pickle": "b'cos\\nsystem\\n(S\"touch /tmp/forged\"\\ntR.'",
         "other": f"{forged.encode()!r}",
         "endless": "b'x' * 2**23",
@@ -75,7 +75,7 @@ for name in os.listdir("/proc/self/fd"):
 os.write(max(number for number, target in links.items() if target.startswith("pipe:")), {lie})
 os._exit(0)
 """
-    liars = {name: text.format(lie=lie) for name, lie in lies.items()}
+    liars = {name: text.format(lie=lie) for name, lie in claims.items()}
     folder = release(good=DAG.format(name="good"), **liars)
     answer = verdict.examine(folder, MEGABYTES)
     assert len(answer["problems"]) == 3 and answer["dags"] == {"good": "dags/good.py"}
@@ -198,7 +198,7 @@ def test_a_release_that_drops_what_somebody_reads_is_refused_by_name(tmp_path):
 
 
 def test_twenty_broken_trees_are_refused_with_file_and_line(tmp_path, monkeypatch):
-    """As `make gate` does it. Those that can be are in one tree, for each start takes seconds."""
+    """As `make gate` does it. In one tree where possible, because each start takes seconds."""
     monkeypatch.setenv("AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT", "2")
     assert len(BROKEN) == 20
     said = said_offline(write(tmp_path / "files", [tree for tree in BROKEN.values() if not tree.whole]))

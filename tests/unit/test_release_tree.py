@@ -244,7 +244,7 @@ def zeros(name, size):
 
 
 def test_a_checkout_that_git_does_not_read_is_refused(source, monkeypatch):
-    """Else what it ignores, secrets among it, would be shipped in silence."""
+    """Otherwise what it ignores, such as secrets, would be shipped in silence."""
     git(source, "init", "--quiet")
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     with pytest.raises(tree.Refused, match=r"git does not read .*git -C .* status"):

@@ -58,7 +58,7 @@ def test_three_days_with_their_dirt_give_the_hand_checked_answer(storage, turn):
     exchange = rates.rates([json.dumps(seed.rates(day, page)) for page in (1, 2)], day)
     counts = combining.combine(storage, day, exchange)
     assert {channel: (count.rows, count.refused) for channel, count in counts.items()} == expected_sales.REFUSED[turn]
-    # The later line of two about one sale stands.
+    # The later line of two about one sale counts.
     newest = {(row["channel"], row["sale_id"]): row for row in rows(storage, day)}
     found = [tuple(row[column] for column in warehouse.KEPT) for _, row in sorted(newest.items())]
     assert found == expected_sales.sales(day, turn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import smtplib
 import ssl
 from email import message_from_string
 from types import SimpleNamespace
@@ -36,7 +37,7 @@ GIVEN = {
 
 
 def found(*wrong: str, checks=("units", "health", "dags", "disk", "reboot", "libraries")) -> list[Finding]:
-    return [Finding(name, name not in wrong, "as it is", "mend it" * (name in wrong)) for name in checks]
+    return [Finding(name, name not in wrong, "as it is", "fix it" * (name in wrong)) for name in checks]
 
 
 def looks(*each: tuple[str, ...]) -> list[list[alerts.Message]]:
@@ -49,7 +50,7 @@ def test_it_is_told_once_when_it_begins_and_once_when_it_is_over():
     told = looks((), ("health",), ("health",), ("health",), (), (), ())
     assert [len(messages) for messages in told] == [0, 0, 1, 0, 0, 1, 0]
     (begun,), (over,) = told[2], told[5]
-    assert begun.title == "health: as it is" and "mend it: mend it" in begun.text and "airstrip ack" in begun.text
+    assert begun.title == "health: as it is" and "fix: fix it" in begun.text and "airstrip ack" in begun.text
     assert over.title == "well again: health" and "after 3 min" in over.text
     assert begun.urgent and over.urgent
 
@@ -79,7 +80,7 @@ def test_what_is_more_than_was_told_is_told_and_what_was_told_is_not():
     known: alerts.Alerts = {}
 
     def told(said: str, minute: int) -> list[str]:
-        findings = [Finding("units", False, said, "mend it")]
+        findings = [Finding("units", False, said, "fix it")]
         return [message.title for message in alerts.look(known, findings, NOON + 60 * minute)]
 
     one, two = "not running: triggerer", "not running: triggerer, scheduler"
@@ -92,7 +93,7 @@ def test_figures_that_change_are_nothing_new():
     known: alerts.Alerts = {}
     titles = []
     for minute in range(5):
-        finding = Finding("disk", False, f"nearly full: / {90 + minute} %", "mend it")
+        finding = Finding("disk", False, f"nearly full: / {90 + minute} %", "fix it")
         titles += [message.title for message in alerts.look(known, [finding], NOON + 60 * minute)]
     assert titles == ["disk: nearly full: / 91 %"]
 
@@ -267,7 +268,7 @@ class Server:
 
 @pytest.mark.parametrize(("plain", "port", "kind"), [(True, 587, "SMTP"), (False, 465, "SMTP_SSL")])
 def test_mail_goes_over_tls_whichever_way_it_begins(monkeypatch, plain, port, kind):
-    monkeypatch.setattr(channels.smtplib, kind, Server)
+    monkeypatch.setattr(smtplib, kind, Server)
     server = {
         "host": "mail.example.com",
         "login": "ada",

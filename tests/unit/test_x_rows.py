@@ -15,7 +15,7 @@ from etl.x.contract import POSTS
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 END = START + timedelta(days=1)
-# What JSON can carry, lone surrogates among it.
+# What JSON can carry, including lone surrogates.
 TEXT = st.text(st.characters(codec=None), max_size=60)
 NASTY = [
     'a,"b"\nc',
@@ -229,9 +229,9 @@ def test_the_order_of_pages_does_not_change_the_bytes():
     [
         (START, []),
         (END - timedelta(microseconds=1), []),
-        (START - timedelta(microseconds=1), ["a post lies outside the day"]),
-        (END, ["a post lies outside the day"]),
-        (END + timedelta(days=1), ["a post lies outside the day"]),
+        (START - timedelta(microseconds=1), ["a post is outside the day"]),
+        (END, ["a post is outside the day"]),
+        (END + timedelta(days=1), ["a post is outside the day"]),
     ],
 )
 def test_a_row_of_another_day_is_no_row_of_this(moment, said):

@@ -39,7 +39,7 @@ def before_a_mistake(server) -> str:
     moment = server.sql(
         "SELECT to_char(date_trunc('second', clock_timestamp()) + interval '1 s', 'YYYY-MM-DD HH24:MI:SSOF')"
     )
-    wait_until(lambda: server.sql(f"SELECT clock_timestamp() > '{moment}'") == "t", 10, "the clock stands")
+    wait_until(lambda: server.sql(f"SELECT clock_timestamp() > '{moment}'") == "t", 10, "the clock stopped")
     # PostgreSQL goes back to before the first commit that is later: one that removes the database is too late.
     server.sql("CREATE TABLE later ()")
     return moment

@@ -88,8 +88,8 @@ def test_without_its_policy_the_run_fails_and_says_so(server):
         log = server.run("grep -rh AccessDenied /var/log/airflow/dag_id=twitter")
         assert f"this host may not use {BUCKET}/" in log and "playbooks/provision.yml" in log
     finally:
-        mended = server.play("provision.yml")
-    assert mended.changed_tasks == ["TASK [aws : Keep what it may do]"]
+        repaired = server.play("provision.yml")
+    assert repaired.changed_tasks == ["TASK [aws : Keep what it may do]"]
     server.play("run.yml", "-e", "dag=twitter")
 
 

@@ -16,7 +16,7 @@ GIVEN = {
     "FILE": "/run/connections.json",
     "…": "a-password-of-a-test",
 }
-# What other tests run, for it needs more than a host at rest: backups, or an authority that answers.
+# Other tests run these: they need more than a host at rest.
 ELSEWHERE = r"airstrip-drill|restart airflow\.target|backfill create|release run|export| -f$"
 
 

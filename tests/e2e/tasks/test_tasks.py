@@ -39,7 +39,7 @@ def tries(server: Server, run: str) -> list[str]:
 
 
 def log(server: Server, run: str, number: int) -> str:
-    """What stands in the log of a task's try."""
+    """The log of a task's try."""
     return server.run(f"cat /var/log/airflow/*/run_id={run}/*/attempt={number}.log")
 
 

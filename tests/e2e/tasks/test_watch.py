@@ -33,7 +33,7 @@ def test_who_has_the_pager_is_mailed_when_it_begins_and_when_it_is_over(server):
     wait_until(lambda: len(told()) > 1, 180, "nobody is told that it is over", every=5)
     assert told() == ["watched: health: no heartbeat from triggerer", "watched: well again: health"]
     begun, over = (mail.get_content() for mail in mails(server, "no heartbeat from triggerer"))
-    assert "to mend it: sudo systemctl restart airflow.target" in begun
+    assert "fix: sudo systemctl restart airflow.target" in begun
     assert re.search(r"well again after \d+ (s|min). It was: no heartbeat from triggerer", over)
     assert server.play("site.yml", "--tags", "watch").changed > 0
     assert "inactive" in server.run("systemctl is-active airstrip-watch.timer", check=False)

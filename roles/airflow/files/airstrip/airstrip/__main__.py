@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
-from airstrip import components
-from airstrip.release import command as release
-from airstrip.watch import command as watch
-from airstrip.watch import heal, status, why
-
+# The module of each command, and its function. One is imported alone: the watch runs each minute.
 COMMANDS = {
-    "ack": watch.ack,
-    "check": watch.check,
-    "heal": heal.main,
-    "health": components.main,
-    "release": release.main,
-    "status": status.main,
-    "watch": watch.watch,
-    "why": why.main,
+    "ack": ("watch.command", "ack"),
+    "check": ("watch.command", "check"),
+    "heal": ("watch.heal", "main"),
+    "health": ("components", "main"),
+    "release": ("release.command", "main"),
+    "status": ("watch.status", "main"),
+    "watch": ("watch.command", "watch"),
+    "why": ("watch.why", "main"),
 }
 
 
@@ -31,7 +28,8 @@ def main() -> int:
     if os.getuid():
         print("airstrip: put sudo before the command", file=sys.stderr)
         return 2
-    return COMMANDS[sys.argv[1]](sys.argv[2:])
+    module, function = COMMANDS[sys.argv[1]]
+    return getattr(import_module(f"airstrip.{module}"), function)(sys.argv[2:])
 
 
 if __name__ == "__main__":

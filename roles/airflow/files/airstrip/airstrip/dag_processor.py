@@ -1,4 +1,4 @@
-"""`airflow dag-processor`, at once at a new release and in a hurry at a large one, with two faults of Airflow mended.
+"""`airflow dag-processor`, at once at a new release and in a hurry at a large one, with two faults of Airflow repaired.
 
 The faults of Airflow 3.3 show when a run has failed. It notes the run's callback as a second entry of the DAG's file,
 without a time. It then takes the file for one that was never read, and reads it again and again for as long as the

@@ -34,7 +34,7 @@ PR_SET_CHILD_SUBREAPER = 36
 OOM_SCORE = 500
 # Whoever supervises tasks comes first where these take all processors.
 NICE = 10
-# What a task may write to, beneath. Its log is not among it: the supervisor writes that.
+# What a task may write to. Not its log: the supervisor writes that.
 WRITABLE = ["/tmp", "/var/tmp", "/dev", "/proc"]
 FAILED = 1
 

@@ -53,7 +53,7 @@ def dag_files(release: Path) -> list[str]:
     """Return the files that the DAG processor would read."""
     if hasattr(airflow_files, "list_py_file_paths"):
         return airflow_files.list_py_file_paths(release)
-    # Airflow 3.4 asks its importers, and names what each found: a member of an archive lies below the archive.
+    # Airflow 3.4 asks its importers, and names what each found: a member of an archive is below the archive.
     from airflow.dag_processing.bundles.local import LocalDagBundle
     from airflow.sdk.importers import get_importer_registry
 

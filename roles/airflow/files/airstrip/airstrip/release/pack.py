@@ -114,7 +114,7 @@ def checkout(folder: Path) -> bool:
     if not any((parent / ".git").exists() for parent in (folder.resolve(), *folder.resolve().parents)):
         return False
     if git(folder, "rev-parse", "--is-inside-work-tree").strip() != "true":
-        raise Refused(f"git does not read {folder}: see what it says to `git -C {folder} status`, and mend that")
+        raise Refused(f"git does not read {folder}: see what it says to `git -C {folder} status`, and fix that")
     return not git(folder, "check-ignore", ".")
 
 

@@ -124,11 +124,11 @@ def ended(alerts: Alerts, now: float) -> list[Message]:
 
 
 def told(due: Alerts, now: float) -> Message:
-    """Return what is wrong, with what mends it."""
+    """Return what is wrong, with what fixes it."""
     first, *others = due
     title = f"{first}: {due[first].said}" + (f", and {', '.join(others)}" if others else "")
     text = "\n\n".join(
-        f"{name}: {alert.said}\nfor {lasted(now - alert.since)}\nto mend it: {alert.fix}" for name, alert in due.items()
+        f"{name}: {alert.said}\nfor {lasted(now - alert.since)}\nfix: {alert.fix}" for name, alert in due.items()
     )
     return Message(
         " ".join(title.split())[:200],

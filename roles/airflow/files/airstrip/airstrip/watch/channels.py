@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import smtplib
 import ssl
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
-from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,10 @@ def channels(given: dict[str, Any]) -> Iterator[tuple[str, Send]]:
 
 def mail(given: dict[str, Any], title: str, text: str) -> None:
     """Send a mail with the settings of an Airflow connection to a mail server, over TLS unless that says otherwise."""
+    # Most looks of the watch send nothing.
+    import smtplib
+    from email.message import EmailMessage
+
     server, extra = given["mail_server"], given["mail_server"].get("extra", {})
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = extra["from_email"], ", ".join(given["mail_to"]), title

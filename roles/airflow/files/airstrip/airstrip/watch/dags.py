@@ -24,7 +24,7 @@ FROM dag d WHERE NOT is_stale
 
 
 def problems(found: str, wanted: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Return what is wrong with the DAGs that are wanted, each with its deadline, and what mends it."""
+    """Return what is wrong with the DAGs that are wanted, each with its deadline, and what fixes it."""
     known = {dag: rest for dag, *rest in (line.split("|") for line in found.splitlines())}
     wrong, fixes = [], []
     for dag, deadline in wanted.items():

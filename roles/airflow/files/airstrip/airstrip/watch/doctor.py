@@ -1,4 +1,4 @@
-"""What is looked at on this host: what is well, what is not, and what mends it.
+"""What is looked at on this host: what is well, what is not, and what fixes it.
 
 Standard library only: it looks also where no virtualenv is whole.
 """

@@ -12,7 +12,7 @@ RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
 class Sick(Exception):
-    """A check failed: what is wrong, and the command or variable that mends it."""
+    """A check failed: what is wrong, and the command or variable that fixes it."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem)
@@ -21,7 +21,7 @@ class Sick(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found: that all is well, or what is not and what mends it."""
+    """What a check found: that all is well, or what is not and what fixes it."""
 
     name: str
     ok: bool

@@ -36,7 +36,7 @@ class Loops:
         self.restarts[unit] = count
         dead = each["ActiveState"] in {"failed", "inactive"}
         if before is not None and count < before and not dead:
-            # Somebody started it, who has mended what was wrong.
+            # Somebody started it, who has fixed what was wrong.
             self.allow(unit)
         crashes = self.crashes.setdefault(unit, deque())
         forget(crashes, CRASH_SECONDS)

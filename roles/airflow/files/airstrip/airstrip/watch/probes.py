@@ -63,7 +63,8 @@ def runner(unit: str) -> None:
 
 def nginx(unit: str) -> None:
     """Ask for anything, over TLS."""
-    context = ssl.create_default_context()
+    # Without the authorities that the default context reads, which cost more than all other probes.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     plain = socket.create_connection(("127.0.0.1", 443), timeout=ANSWER_SECONDS)
