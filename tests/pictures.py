@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import pty
+import secrets
 import select
 import shlex
 import subprocess
@@ -19,8 +21,10 @@ from playwright.sync_api import Page, sync_playwright
 
 from lab import __main__ as commands
 from lab.settings import BUCKET, Lab
+from tests.chart import draw
 from tests.e2e import load
-from tests.server import ROOT, Server
+from tests.prometheus import EXAMPLES, asked, beside
+from tests.server import ROOT, Server, by_way_of_mitogen
 
 FOLDER = ROOT / "docs/pictures"
 FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf"
@@ -29,6 +33,9 @@ INK, PAPER = "#d8dee9", "#1e2430"
 COLOURS = {"red": "#ff6b6b", "green": "#8fd694", "brown": "#f2c14e", "cyan": "#7fd1e0", "blue": "#82aaff"}
 # What nobody wants to watch is cut: of a pause so much is shown.
 LONGEST_PAUSE = 1.5
+DASHBOARD_SECONDS = 420
+# Panels that want cgroup v2 or a disk of the machine's own.
+NOT_IN_THE_LAB = ("Memory", "Disk that is free", "Doctor: what is well")
 BROKEN = "from airflow.sdk import dag\nimport no_such_package\n"
 
 
@@ -168,6 +175,33 @@ def recording(server: Server) -> None:
     terminal.save_recording("update.gif")
 
 
+def dashboard(server: Server) -> None:
+    """Draw what the dashboard's panels show, by their own queries, after some minutes of tasks."""
+    password = secrets.token_hex(16)
+    server.ansible = by_way_of_mitogen()
+    server.play("site.yml", "-e", json.dumps({"metrics_password": password}))
+    panels = [panel for panel in json.loads((EXAMPLES / "dashboard.json").read_text())["panels"] if "targets" in panel]
+    with tempfile.TemporaryDirectory() as folder, beside(server, password):
+        server.play("update.yml", "-e", f"release_source={load.source(Path(folder))}")
+        with load.Load(server, seconds=(1, 4, 20), every=20):
+            time.sleep(DASHBOARD_SECONDS)
+        now = time.time()
+        span = {"start": now - DASHBOARD_SECONDS, "end": now, "step": 5}
+        drawn = {}
+        for panel in panels:
+            if panel["type"] == "timeseries" and panel["title"] not in NOT_IN_THE_LAB:
+                found = asked(server, panel["targets"][0]["expr"], **span)
+                drawn[panel["title"]] = {label(each["metric"]): [float(v) for _, v in each["values"]] for each in found}
+    draw("dashboard", drawn, "", "")
+    server.play("rollback.yml")
+
+
+def label(metric: dict[str, str]) -> str:
+    """What tells a curve of a panel from the others."""
+    known = ("state", "component", "database", "statsd", "check")
+    return next((metric[name].rpartition(".")[2] for name in known if name in metric), "")
+
+
 def main() -> None:
     """Take them all."""
     lab = Lab()
@@ -186,6 +220,7 @@ def main() -> None:
         browser_pictures(server, page)
         browser.close()
     recording(server)
+    dashboard(server)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.bench.installation import seconds
 from tests.bench.stock import Stock, run_seconds
+from tests.chart import draw
 from tests.e2e import load, team
 from tests.e2e.load import DENSE, Load
 from tests.server import ROOT, Server, wait_until
@@ -114,13 +115,18 @@ def restarts(server: Server) -> dict[str, list[float]]:
     stock = Stock(server)
     stock.install()
     stock.rsync(source)
-    ours, theirs = [], []
+    ours, theirs, pauses = [], [], {}
     for _ in range(TURNS):
-        ours.append(loaded(server, lambda: server.run("airflow-restart")))
+        figures, pauses["airflow-restart"] = loaded(server, lambda: server.run("airflow-restart"))
+        ours.append(figures)
         stock.on()
         stock.wait_for_dag("walkers")
-        theirs.append(loaded(stock, stock.restart))
+        figures, pauses["systemctl restart"] = loaded(stock, stock.restart)
+        theirs.append(figures)
         stock.off()
+    panels = {"Airstrip": "airflow-restart", "stock Airflow": "systemctl restart"}
+    drawn = {title: {command: pauses[command]} for title, command in panels.items()}
+    draw("restarts", drawn, "runs started, two a second, while everything restarts ten times", "seconds until done")
     return {**total("restart", ours), **total("stock_restart", theirs)}
 
 
@@ -129,8 +135,8 @@ def total(side: str, turns: list[dict[str, float]]) -> dict[str, list[float]]:
     return {f"{side}_{name}": [(max if name == "pause_s" else sum)(turn[name] for turn in turns)] for name in turns[0]}
 
 
-def loaded(server: Server, restart: Callable[[], object]) -> dict[str, float]:
-    """Restart under load; return what the load saw."""
+def loaded(server: Server, restart: Callable[[], object]) -> tuple[dict[str, float], list[float]]:
+    """Restart under load; return what the load saw, and the seconds that each pulse took."""
     # So many runs as four workers keep up with.
     with Load(server, seconds=(1, 5, 20), every=10, **DENSE) as run:
         for _ in range(RESTARTS):
@@ -140,14 +146,15 @@ def loaded(server: Server, restart: Callable[[], object]) -> dict[str, float]:
             # Both sides at the same pace.
             time.sleep(max(0, PACE_SECONDS - (time.monotonic() - began)))
     run.wait(1800)
-    return {
+    figures = {
         "lost": len([task for task in run.lost() if "|success|" not in task]),
         "tried_again": len([task for task in run.lost() if "|success|" in task]),
         "tasks": run.tasks(),
         "failed_requests": sum(run.failed_requests.values()),
         "requests": sum(run.requests.values()),
-        "pause_s": run.delays()[-1],
+        "pause_s": max(run.delays()),
     }
+    return figures, run.delays()
 
 
 def rsync_seconds(stock: Stock, source: Path, tag: str) -> float:

@@ -115,7 +115,7 @@ def restarts() -> None:
                 time.sleep(RESTART_SECONDS)
         run.wait(3600)
         print(f"restarts {RESTARTS}: {run.tasks()} tasks, lost {run.lost()}, failed requests {run.failed_requests}")
-        print(f"restarts {RESTARTS}: longest pause {run.delays()[-1]:.1f} s")
+        print(f"restarts {RESTARTS}: longest pause {max(run.delays()):.1f} s")
 
 
 def examples() -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import secrets
-import subprocess
 import time
 
 from lab.settings import BUCKET
 from tests.bench.stock import HOME, Stock
 from tests.bench.watch import NAME, told
-from tests.server import ROOT, Server
-from tests.soak import FOLDER
+from tests.chart import draw
+from tests.server import Server
 from tests.soak.machines import machine
 from tests.soak.upgrades import ship
 
 MINUTES = 60
-PICTURE = ROOT / "docs" / "pictures" / "memory.png"
 # Ten tasks a minute.
 DAG = """
 from datetime import datetime
@@ -68,7 +66,7 @@ def peace() -> None:
         print(f"peace, stock: {stock.sql(COUNTS)}")
         for name, curve in {**ours, **theirs}.items():
             print(f"{name}: {curve[0]:.0f} MB, at the end {curve[-1]:.0f} MB, {slope(curve):+.1f} MB an hour")
-        draw(ours, theirs)
+        draw("memory", {"Airstrip": named(ours), "stock Airflow": named(theirs)}, "minutes, ten tasks in each", "MB")
 
 
 def restarted(server: Server) -> int:
@@ -96,8 +94,6 @@ def slope(curve: list[float]) -> float:
     return 60 * sum((minute - middle) * (held - mean) for minute, held in enumerate(half)) / spread
 
 
-def draw(ours: Curves, theirs: Curves) -> None:
-    """Draw both, by the matplotlib of Airflow's virtualenv."""
-    path = FOLDER / "curves.json"
-    path.write_text(json.dumps({"Airstrip": ours, "Stock Airflow": theirs}))
-    subprocess.run([ROOT / "build/airflow/bin/python", ROOT / "tests/soak/curves.py", path, PICTURE], check=True)
+def named(curves: Curves) -> Curves:
+    """Name each by its component, the largest first."""
+    return {unit.partition("-")[2]: curves[unit] for unit in sorted(curves, key=lambda unit: -curves[unit][-1])}

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
-from urllib.parse import urlencode
 
 import pytest
 import requests
 
-from tests.server import ROOT, Server, wait_until
+from tests.prometheus import EXAMPLES, FOLDER, asked, beside, put
+from tests.server import Server, wait_until
 
-EXAMPLES = ROOT / "examples/prometheus"
-FOLDER = "/etc/prometheus"
 PASSWORD = secrets.token_hex(16)
 TAGS = ["--tags", "airflow,metrics,nginx,watch"]
-ASK = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9090/api/v1/query?' + {}).read().decode())"
 # What a host of the lab may lack: cgroup v2, and a disk of its own.
 NOT_IN_THE_LAB = ("airstrip_unit_memory_bytes", "airstrip_unit_cpu_seconds_total", "node_filesystem_avail_bytes")
 EXPORTERS = "prometheus-node-exporter.service collectd.service"
@@ -28,29 +25,11 @@ def measured(server) -> Iterator[Server]:
     given = [*TAGS, "-e", json.dumps({"metrics_password": PASSWORD})]
     assert server.play("site.yml", *given).changed > 0
     assert server.play("site.yml", *given).changed == 0
-    server.run("DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends prometheus")
-    settings = (EXAMPLES / "prometheus.yml").read_text().replace("airflow.example.com", server.address)
-    put(server, f"{FOLDER}/prometheus.yml", settings.replace("interval: 30s", "interval: 5s"))
-    put(server, f"{FOLDER}/rules.yml", (EXAMPLES / "rules.yml").read_text())
-    put(server, f"{FOLDER}/rules_test.yml", (EXAMPLES / "rules_test.yml").read_text())
-    put(server, f"{FOLDER}/airstrip_password", PASSWORD)
-    # An instance does not reach its own public address.
-    server.run(f"ip address replace {server.address}/32 dev lo")
-    server.run(f"cp /etc/nginx/tls/certificate.pem {FOLDER}/airstrip.pem && systemctl restart prometheus")
-    yield server
-    server.run(f"apt-get purge --yes prometheus; ip address delete {server.address}/32 dev lo")
+    with beside(server, PASSWORD):
+        put(server, f"{FOLDER}/rules_test.yml", (EXAMPLES / "rules_test.yml").read_text())
+        yield server
     assert server.play("site.yml", *TAGS).changed > 0
     assert server.run(f"systemctl is-active {EXPORTERS}", check=False).split() == ["inactive", "inactive"]
-
-
-def put(server: Server, path: str, text: str) -> None:
-    server.run(f"cat > {path}", stdin=text)
-
-
-def asked(server: Server, expression: str) -> list[dict]:
-    """What Prometheus answers."""
-    said = server.run("python3 -", stdin=ASK.format(json.dumps(urlencode({"query": expression}))), check=False)
-    return json.loads(said)["data"]["result"] if said.startswith('{"status":"success"') else []
 
 
 def test_only_who_has_the_password_reads_them(measured):
