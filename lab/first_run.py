@@ -97,7 +97,7 @@ def logged(command: Sequence[str], environment: dict[str, str], progress: Progre
             last.append(line.rstrip("\n"))
             if task := re.match(r"TASK \[(?:\w+ : )?(.+?)\] \*", line):
                 progress.task = task[1]
-    return [*last] if process.wait() else []
+    return ([*last] or ["It said nothing."]) if process.wait() else []
 
 
 def carry_out(number: int, step: Step) -> list[str]:
