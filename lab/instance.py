@@ -20,6 +20,8 @@ from lab.settings import CACHE, Lab
 
 # What systemd-nspawn exits with when the machine inside asked for a reboot.
 REBOOT = 133
+# Of a machine: the packages that it has fetched.
+FETCHED = "packages"
 
 
 @dataclass(frozen=True)
@@ -107,15 +109,28 @@ def _plug_in(lab: Lab, machine: Machine) -> Path:
     return namespace
 
 
+def _packages(suite: str) -> Path:
+    """Where the packages are that machines of a suite have fetched."""
+    return CACHE / "apt" / suite
+
+
+def _share_packages(place: Path) -> None:
+    """Let the next machines find what this one has fetched."""
+    for package in (place / FETCHED).glob("*.deb"):
+        shared = _packages(json.loads((place / "machine.json").read_text())["suite"])
+        # Whole or not at all, whoever looks meanwhile.
+        copy = shutil.copy2(package, shared / f".{place.name}-{package.name}")
+        os.replace(copy, shared / package.name)
+
+
 def boot(lab: Lab, identity: str) -> int:
     """Run the machine in the foreground, through its reboots, until it powers off."""
     machine = Machine(**json.loads((folder(lab, identity) / "machine.json").read_text()))
     _enter_cgroups(lab, machine)
-    caches = {
-        CACHE / "apt" / machine.suite: "/var/cache/apt/archives",
-        CACHE / "uv" / machine.suite: "/var/cache/uv",
-    }
-    for path in caches:
+    packages, uv = _packages(machine.suite), CACHE / "uv" / machine.suite
+    # A layer over the packages that all machines share: apt does not wait for another machine's lock there.
+    fetched = folder(lab, identity) / FETCHED
+    for path in (packages, uv, fetched):
         path.mkdir(parents=True, exist_ok=True)
     propagate = Path("/run/systemd/nspawn")
     propagate.mkdir(parents=True, exist_ok=True)
@@ -148,7 +163,7 @@ def boot(lab: Lab, identity: str) -> int:
             # Landlock is for everybody on a real machine.
             "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
             f"--machine={lab.name}-{identity}",
-            *[f"--bind={source}:{target}" for source, target in caches.items()],
+            *[f"--overlay={packages}:{fetched}:/var/cache/apt/archives", f"--bind={uv}:/var/cache/uv"],
         ]
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
         if stopping:
@@ -170,8 +185,9 @@ def power_off(lab: Lab, identity: str) -> None:
 
 
 def down(lab: Lab, identity: str) -> None:
-    """Pull the machine's plug and take away all it wrote, so that it need not end in order."""
+    """Pull the machine's plug and remove all it wrote, so that it need not end in order."""
     stop(_pid_file(lab, identity), seconds=0)
+    _share_packages(folder(lab, identity))
     disk.unmount(folder(lab, identity))
     subprocess.run(["ip", "netns", "delete", f"{lab.name}-{identity}"], capture_output=True, check=False)
     for group in _cgroups(lab, identity):
