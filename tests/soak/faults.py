@@ -68,12 +68,16 @@ def faults() -> None:
         server.play("site.yml", "-e", json.dumps(WATCHED))
         print("| fault | lost | well after | mailed |\n|---|---|---|---|", flush=True)
         for signal in ("KILL", "STOP"):
-            for name in (*PAIRS, *SINGLE):
-                unit = server.unit(name) if name in PAIRS else name
-                whom = "--kill-whom=main" if signal == "KILL" else ""
-                row(server, f"SIG{signal} of {name}", Fault(f"systemctl kill {whom} -s {signal} {unit}", unit=unit))
+            row(server, f"SIG{signal} of {', '.join((*PAIRS, *SINGLE))}, one after the other", *signals(server, signal))
         for name, fault in happenings(server).items():
             row(server, name, fault)
+
+
+def signals(server: Server, signal: str) -> list[Fault]:
+    """A signal to each component: to its first process, or to all that it has."""
+    whom = "--kill-whom=main" if signal == "KILL" else ""
+    units = [*map(server.unit, PAIRS), *SINGLE]
+    return [Fault(f"systemctl kill {whom} -s {signal} {unit}", unit=unit) for unit in units]
 
 
 def happenings(server: Server) -> dict[str, Fault]:
@@ -101,33 +105,42 @@ def happenings(server: Server) -> dict[str, Fault]:
     }
 
 
-def row(server: Server, name: str, fault: Fault) -> None:
+def row(server: Server, name: str, *faults: Fault) -> None:
     """Let it happen, and print its row."""
     server.run("rm -f /var/lib/airstrip-heal/done.jsonl")
     server.wait_until_healthy()
     before, mailed = told(server), len(subjects(server))
     with Load(server, seconds=(1, 25), every=20) as run, run.held():
-        process = processes(server, [fault.unit]) if fault.unit else []
-        began = time.monotonic()
-        if fault.dag:
-            run.start(fault.dag)
-        else:
-            server.run(fault.begins)
-        time.sleep(fault.seconds)
-        if fault.ends:
-            began = time.monotonic()
-            server.run(fault.ends)
-        wait_until(lambda: works(run) and (not fault.unit or processes(server, [fault.unit]) != process), 400, every=1)
-        well = time.monotonic() - began
+        seconds = [befall(run, fault) for fault in faults]
     run.wait(1800)
-    time.sleep(TOLD_SECONDS if not fault.ends else 0)
+    if not any(fault.ends for fault in faults):
+        time.sleep(TOLD_SECONDS)
     wait_until(lambda: over(server, before), TOLD_SECONDS, "it is not over", every=10)
-    lost = [task for task in run.lost() if not fault.dag or not task.startswith(fault.dag)]
+    dags = {fault.dag for fault in faults} - {""}
+    lost = [task for task in run.lost() if task.partition("|")[0] not in dags]
     again = [task for task in lost if "|success|" in task]
     said = f"{len(lost) - len(again)} of {run.tasks()} tasks, {len(again)} ran again"
     failed = sum(run.failed_requests.values())
     words = "; ".join(subjects(server)[mailed:]) or "nothing"
-    print(f"| {name} | {said}; {failed} of {run.requests.total()} requests | {well:.0f} s | {words} |", flush=True)
+    well = ", ".join(f"{each:.0f}" for each in seconds)
+    print(f"| {name} | {said}; {failed} of {run.requests.total()} requests | {well} s | {words} |", flush=True)
+
+
+def befall(run: Load, fault: Fault) -> float:
+    """Let a fault happen; return the seconds until all works again, from its beginning or from what ends it."""
+    server = run.server
+    process = processes(server, [fault.unit]) if fault.unit else []
+    began = time.monotonic()
+    if fault.dag:
+        run.start(fault.dag)
+    else:
+        server.run(fault.begins)
+    time.sleep(fault.seconds)
+    if fault.ends:
+        began = time.monotonic()
+        server.run(fault.ends)
+    wait_until(lambda: works(run) and (not fault.unit or processes(server, [fault.unit]) != process), 400, every=1)
+    return time.monotonic() - began
 
 
 def works(run: Load) -> bool:
