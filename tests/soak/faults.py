@@ -64,8 +64,9 @@ def faults() -> None:
     with machine() as (server, source):
         shutil.copy(ROOT / "tests" / "e2e" / "dags" / "room_dag.py", source / "dags")
         (source / "dags" / "talker.py").write_text(TALKER)
-        ship(server, source)
+        # It makes the checkout's own DAGs live.
         server.play("site.yml", "-e", json.dumps(WATCHED))
+        ship(server, source)
         print("| fault | lost | well after | mailed |\n|---|---|---|---|", flush=True)
         for signal in ("KILL", "STOP"):
             row(server, f"SIG{signal} of {', '.join((*PAIRS, *SINGLE))}, one after the other", *signals(server, signal))

@@ -49,9 +49,10 @@ def peace() -> None:
     """Ten tasks a minute, ours for an hour and then stock Airflow's; print figures and draw the memory of each unit."""
     with machine() as (server, source):
         (source / "dags" / "minute.py").write_text(DAG)
-        ship(server, source)
         watched = {"watch_mail_to": ["pager@lab.test"], "watch_name": NAME, "backup_bucket": BUCKET}
         server.play("site.yml", "-e", json.dumps({**watched, "metrics_password": secrets.token_hex(16)}))
+        # That made the checkout's own DAGs live.
+        ship(server, source)
         server.wait_until_healthy()
         time.sleep(120)
         before, restarts = told(server), restarted(server)
