@@ -29,10 +29,16 @@ BILL = {
     "today": "0.05",
     "users": {"ada": "1.00", "7": "0.23"},
 }
+
+
+def states(triggerer: str = "active", heal: str = "active", clean: str = "inactive") -> str:
+    """What systemd says of all units."""
+    known = {"airflow-triggerer": triggerer, "airstrip-heal": heal, "airstrip-clean": clean, "nginx": "active"}
+    return "".join(f"{unit}.service loaded {state} dead A unit\n" for unit, state in known.items())
+
+
 WELL = {
-    "systemctl": (0, "active\n"),
-    "jobs": (0, ""),
-    "healer": (0, "active\n"),
+    "systemctl": (0, states()),
     "airflow-run": (0, json.dumps({"migration_needed": False})),
     "spending.py": (0, json.dumps(BILL)),
     "archiver": (0, "12|f"),
@@ -108,8 +114,6 @@ class Host:
             "spending.py": "/spending.py",
             "archiver": "pg_stat_archiver",
             "pgbackrest": "--stanza=main",
-            "jobs": "--failed",
-            "healer": "airstrip-heal",
             "late": "interval '5 min'",
             "dags": "is_paused",
         }
@@ -140,11 +144,11 @@ def wrong(name: str, value):
 
 WRONG = {
     "units": (
-        wrong("commands", {"systemctl": (3, "failed\n")}),
+        wrong("commands", {"systemctl": (0, states(triggerer="failed"))}),
         "which said last: KeyError: 'smtp_default'; fix: sudo systemctl start airflow-triggerer",
     ),
-    "jobs": (wrong("commands", {"jobs": (0, "airstrip-clean.service loaded failed")}), "journalctl -eu airstrip-clean"),
-    "healing": (wrong("commands", {"healer": (3, "failed\n")}), "sudo systemctl start airstrip-heal"),
+    "jobs": (wrong("commands", {"systemctl": (0, states(clean="failed"))}), "journalctl -eu airstrip-clean"),
+    "healing": (wrong("commands", {"systemctl": (0, states(heal="inactive"))}), "sudo systemctl start airstrip-heal"),
     "health": (wrong("sick", ["triggerer"]), "no heartbeat from triggerer"),
     "tokens": (wrong("refuses", 403), "answers 403 to a task's token; fix: sudo airflow-restart api-server scheduler"),
     "database": (wrong("commands", {"airflow-run": (0, '{"migration_needed": true}')}), "airflow db migrate"),

@@ -14,6 +14,7 @@ import time
 import urllib.error
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from airstrip.components import sick
@@ -77,13 +78,19 @@ class Doctor:
         except NoDatabase as error:
             raise Sick(f"PostgreSQL: {error}", "sudo systemctl status postgresql") from None
 
+    @cached_property
+    def states(self) -> dict[str, str]:
+        """What systemd says of each unit that it knows. Asked once: a start of systemctl costs more than its answer."""
+        said = self.output("systemctl", "list-units", "--all", "--full", "--plain", "--no-legend")
+        return {fields[0]: fields[2] for line in said.splitlines() if len(fields := line.split()) > 2}
+
     def units(self) -> str:
         dead, failed = [], []
         for units in self.settings.units:
-            states = self.run(["systemctl", "is-active", *units])[1].split()
+            states = [self.states.get(unit, "inactive") for unit in units]
             if "active" not in states:
                 # Of a pair that which failed, or the first.
-                crashed = [unit for unit, state in zip(units, states, strict=False) if state == "failed"]
+                crashed = [unit for unit, state in zip(units, states, strict=True) if state == "failed"]
                 dead += crashed or units[:1]
                 failed += crashed
         if dead:
@@ -95,8 +102,8 @@ class Doctor:
         return f"all {len(self.settings.units)} run"
 
     def jobs(self) -> str:
-        said = self.output("systemctl", "list-units", "--failed", "--plain", "--no-legend", "airstrip-*")
-        if failed := [line.split()[0] for line in said.splitlines()]:
+        jobs = (unit for unit, state in self.states.items() if unit.startswith("airstrip-") and state == "failed")
+        if failed := sorted(jobs):
             raise Sick(f"failed last time: {', '.join(failed)}", f"journalctl -eu {failed[0]}")
         return "every timer's job succeeded last time"
 
@@ -104,7 +111,7 @@ class Doctor:
         """Tell what was replaced or ended by itself, and what that did not help."""
         if not self.settings.heal:
             return "off, watch_heal is false"
-        if self.run(["systemctl", "is-active", "airstrip-heal"])[1].strip() != "active":
+        if self.states.get("airstrip-heal.service") != "active":
             raise Sick("what hangs is not replaced", "sudo systemctl start airstrip-heal; journalctl -eu airstrip-heal")
         if somebody_is_at_it(time.time()):
             return "paused while a playbook works on this host"
