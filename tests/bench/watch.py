@@ -73,7 +73,7 @@ def watch(server: Server) -> dict[str, list[float]]:
 def told(server: Server) -> Counter[str]:
     """What was mailed so far: each check that fails, and each that is well again."""
     texts = [mail.get_content() for mail in mails(server, "") if str(mail["Subject"]).startswith(f"{NAME}: ")]
-    lines = [re.findall(r"(?m)^(\w+): (well again)?", text) for text in texts]
+    lines = [re.findall(r"(?m)^(?!fix: )(\w+): (well again)?", text) for text in texts]
     return Counter(f"{name}: {over}".rstrip(": ") for found in lines for name, over in found)
 
 
