@@ -246,6 +246,7 @@ def pytest_runtest_makereport(item, call):
 
 def keep_logs(server: Server, name: str) -> None:
     """Keep a machine's journal and the lab's logs; what is not to be had must not hide the test's own failure."""
+    # A parameter may hold a slash.
     name = re.sub(r"[^\w.,=\[\]-]", "_", name)
     try:
         journal = server.run("journalctl --no-pager -b -n 3000", check=False)

@@ -41,5 +41,5 @@ def test_it_runs(server, command):
     for word, value in GIVEN.items():
         command = command.replace(word, value)
     *said, code = server.run(f"{command} 2>&1; code=$?; echo; echo $code", check=False).splitlines()
-    # These say 1 where they find something, or nothing.
+    # The doctor says 1 where it finds something, `why` where no run has failed.
     assert code == "0" or (code == "1" and command.startswith(("airstrip check", "airstrip why"))), said
