@@ -82,7 +82,7 @@ gate: build/airflow/done ## Examine DAGs before you ship them, as the server wou
 	@AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=$(OWN) build/airflow/bin/python -P -m airstrip.gate --offline $(or $(SOURCE),.)
 
 .PHONY: bench
-bench: setup build/airflow/done ## Measure, compare, write the tables; one group with NAME=install, memory, tasks, faults, doors, releases, restarts, watch, keep, etl or report
+bench: setup build/airflow/done ## Measure what the README shows, compare, write the tables; other groups with NAME=all, install, memory, tasks, faults, doors, releases, restarts, watch, keep, etl or report
 	$(BIN)/python -m tests.bench $(NAME)
 
 .PHONY: soak
