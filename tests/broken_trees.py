@@ -17,7 +17,7 @@ DEFINED = "from airflow.sdk import DAG\nfrom airflow.providers.standard.operator
 
 @dataclass(frozen=True)
 class Tree:
-    """Files by path. `whole` are those of which nothing is examined, so that they must be alone."""
+    """Files by path. Nothing of a `whole` tree is examined, so it must be alone."""
 
     files: dict[str, str]
     words: str

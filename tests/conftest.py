@@ -31,7 +31,7 @@ def lane(group: str) -> str:
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """Begin the groups in the order of the table, whose longest come first so that the lanes end together."""
+    """Start the groups in the table's order, longest first, so that the lanes end together."""
     order = list(budgets())
     items.sort(key=lambda item: order.index(group(item.nodeid)))
     for item in items:

@@ -31,7 +31,7 @@ FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf"
 COLUMNS, SIZE = 118, 13
 INK, PAPER = "#d8dee9", "#1e2430"
 COLOURS = {"red": "#ff6b6b", "green": "#8fd694", "brown": "#f2c14e", "cyan": "#7fd1e0", "blue": "#82aaff"}
-# What nobody wants to watch is cut: of a pause so much is shown.
+# Nobody wants to watch pauses: longer ones are cut to this.
 LONGEST_PAUSE = 1.5
 DASHBOARD_SECONDS = 420
 # Panels that want cgroup v2 or a disk of the machine's own.

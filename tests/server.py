@@ -23,7 +23,7 @@ from lab.settings import Lab, LabError
 ROOT = Path(__file__).parents[1]
 ARTEFACTS = ROOT / "build" / "e2e"
 T = TypeVar("T")
-# So many times slower a machine may be, with others beside it, before a wait is called a failure.
+# How many times slower a machine may be, with others beside it, before a wait fails.
 SLOWEST = 3
 
 
@@ -60,7 +60,7 @@ class Play:
 
     @property
     def words(self) -> str:
-        """The output in one line, as messages are written that Ansible wraps."""
+        """The output in one line, to undo Ansible's wrapping."""
         return " ".join(self.output.split())
 
     @property
@@ -125,7 +125,7 @@ class Server:
         self.forget()
 
     def forget(self) -> None:
-        """Know nothing of the machine that was there: another takes its place."""
+        """Forget the machine that was there: another replaces it."""
         for name in ("address", "ssh", "logged_in"):
             self.__dict__.pop(name, None)
 

@@ -100,7 +100,7 @@ def test_an_inventory_that_would_not_find_it_is_refused(account, variables):
         plugin.unlink()
 
 
-def test_a_look_ahead_makes_nothing(account):
+def test_check_mode_creates_nothing(account):
     assert account.play("provision.yml", "--check", "--diff").changed > 5
     assert not instances(account) and not account.client("s3").list_buckets()["Buckets"]
     assert not account.client("iam").list_instance_profiles()["InstanceProfiles"]
@@ -120,7 +120,7 @@ def test_a_taken_bucket_name_is_said_plainly(account):
     ("code", "words"),
     [("Unsupported", "set another aws_instance_type"), ("VcpuLimitExceeded", "ask for a higher quota")],
 )
-def test_what_aws_lacks_is_said_with_the_way_out(account, code, words):
+def test_a_launch_aws_refuses_names_the_fix(account, code, words):
     account.api.faults["RunInstances"] = (code, "AWS says no")
     try:
         refused = account.play("provision.yml", succeeds=False)
@@ -129,8 +129,8 @@ def test_what_aws_lacks_is_said_with_the_way_out(account, code, words):
     assert words in refused.words and not instances(account)
 
 
-def test_of_two_runs_at_once_the_later_takes_its_machine_back(account, monkeypatch):
-    """Another run makes its own between this one's look and its call."""
+def test_the_later_of_two_runs_terminates_its_machine(account, monkeypatch):
+    """Another run launches its own between this one's look and call."""
     answer, made = account.api.moto, []
 
     def answer_late(environ, start):
@@ -248,7 +248,7 @@ def test_drift_is_shown_and_one_run_repairs_it(account):
     assert "ssmmessages" not in json.dumps(policy)
 
 
-def test_what_a_living_instance_cannot_become_is_refused(account):
+def test_impossible_instance_changes_are_refused(account):
     ec2 = account.client("ec2")
     vpc = ec2.create_vpc(CidrBlock="10.99.0.0/24")["Vpc"]["VpcId"]
     other = ec2.create_subnet(VpcId=vpc, CidrBlock="10.99.0.0/24")["Subnet"]["SubnetId"]
@@ -282,7 +282,7 @@ def test_settings_that_change_later_are_applied(account):
             del account.variables[name]
 
 
-def test_destroy_wants_its_name_and_says_what_data_goes(account):
+def test_destroy_needs_the_name_and_says_what_is_lost(account):
     assert "nothing was destroyed" in account.play("destroy.yml", "-e", "confirm=other", succeeds=False).output
     identity = instances(account)[0]["InstanceId"]
     protected = account.client("ec2").describe_instance_attribute(
@@ -339,8 +339,7 @@ PLAIN = {
     "s3:DELETE": "s3:DeleteBucket",
     "s3:POST delete": "s3:DeleteObject",
 }
-# AWS asks for them by itself, or the account of this test has nothing for which they would be needed: no instance of
-# it was stopped, or had another size.
+# AWS asks for them itself, or this test's account does not need them: none of its instances was stopped or resized.
 UNSEEN = {
     "ec2:StartInstances",
     "ec2:StopInstances",
@@ -365,7 +364,7 @@ def action(asked: str) -> str:
     return plain or f"s3:{'Get' if method == 'GET' else 'Put'}{REST[key]}"
 
 
-def test_the_operators_policy_allows_what_the_playbooks_do_and_no_more(account):
+def test_the_operators_policy_allows_exactly_what_the_playbooks_do(account):
     """After all that was done here."""
     policy = json.loads((ROOT / "docs/operator-policy.json").read_text())
     allowed = {name for statement in policy["Statement"] for name in statement["Action"]}

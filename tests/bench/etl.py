@@ -42,8 +42,8 @@ for number in range(1, int(sys.argv[2]) + 1):
         query["pagination_token"] = body["meta"]["next_token"]
 print(count)
 """
-# The kernel counts what a process was before it became another program: so the one that is measured is begun by a small
-# one, and not by this, which holds the stand-in.
+# The kernel also counts a process's memory before exec: so a small process starts the measured one, not this one,
+# which holds the stand-in.
 LAUNCH = """
 import os, resource, subprocess, sys, time
 began = time.monotonic()

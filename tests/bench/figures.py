@@ -122,7 +122,7 @@ def record(samples: dict[str, Sequence[float]]) -> None:
     about = {"commit": commit(), "date": now(), "machine": machine}
     for name, values in samples.items():
         rounded = [round(value, 2) for value in values]
-        # Where nothing may happen at all, once is too often.
+        # If the goal is zero, the worst sample counts.
         middle = max if FIGURES.get(name, Figure("", "")).goal == 0 else statistics.median
         known[name] = {"value": round(middle(values), 2), "samples": rounded, **about}
     RESULTS.write_text(json.dumps(known, indent=1) + "\n")

@@ -11,7 +11,7 @@ from tests.bench.stock import Stock
 from tests.server import Server
 
 PSS = "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/ {sum += $2} END {print sum / 1024}'"
-# After so long no start of a component is under way any more.
+# By then every component has finished starting.
 IDLE_SECONDS = 75
 AGAIN = 3
 MEMORY_TURNS = 1

@@ -158,7 +158,7 @@ def loaded(server: Server, restart: Callable[[], object]) -> tuple[dict[str, flo
 
 
 def rsync_seconds(stock: Stock, source: Path, tag: str) -> float:
-    """Seconds until a change is live that rsync brings, from the start of rsync itself."""
+    """Seconds from the start of rsync until the change that it brings is live."""
     write(source, "one", tag)
     start = stock.rsync(source)
     query = f"SELECT count(*) FROM dag_tag WHERE name = '{tag}'"

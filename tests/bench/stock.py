@@ -1,8 +1,8 @@
 """Stock Airflow on the same machine: its LocalExecutor, its server, its auth manager, its defaults, systemd's defaults.
 
-What it shares with ours: the packages, PostgreSQL, nginx, and the machine. What is set: the database's address, the
-folder of DAGs, no examples, that everybody may log in, and how many tasks run at once, for its own 32 fill the memory
-of the machine and never end.
+It shares the packages, PostgreSQL, nginx and the machine with ours. Set are the database's address, the DAG folder,
+no examples, login for everybody, and the number of tasks at once, because the default 32 fill the machine's memory
+and never end.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def watch(server: Server) -> dict[str, list[float]]:
     server.play("site.yml", "-e", json.dumps(given))
     server.run("airflow dags unpause twitter")
     server.wait_until_healthy()
-    # What had to start, has.
+    # Everything has started.
     wait_until(lambda: "FAIL" not in server.run("airstrip check units health pipelines", check=False), 300, every=5)
     time.sleep(60)
     before = told(server)
@@ -48,7 +48,7 @@ def watch(server: Server) -> dict[str, list[float]]:
     # That is told too, where it takes long enough.
     time.sleep(180)
     before, missed, seconds = told(server), 0, []
-    # What may follow from a unit that is down is not told beside it.
+    # Consequences of a down unit are not alerted beside it.
     for names in (["units"], [name for name in FAULTS if name != "units"]):
         began = time.monotonic()
         for name in names:

@@ -68,7 +68,7 @@ class Place:
         return lab
 
     def leave(self) -> None:
-        """Take the lab away; with KEEP_LAB=1 it stays up for the next run."""
+        """Remove the lab; with KEEP_LAB=1 it stays up for the next run."""
         if self.lab and not KEEP_LAB:
             commands.down(self.lab)
         self.held.close()
@@ -113,14 +113,14 @@ def lab(request, place) -> Lab:
 def server(lab, place) -> Server:
     """The group's machine, with everything on it; it leads from a release to its commit.
 
-    On a machine that is busy with three others an import of pandas takes longer than an operator would bear.
+    On a machine busy with three others, importing pandas takes longer than an operator would accept.
     """
     commit = "https://git.example.com/commit/{commit}"
     return place.deployed("debian13", nginx_commit_url=commit, release_import_seconds="20")
 
 
 def kept_host(lab: Lab) -> Path:
-    """Return the host that was deployed to once, which is made in this lab where there is none."""
+    """Return the host that was deployed to once; make it in this lab if there is none."""
     with one_at_a_time():
         return disk.kept(kept_name()) or install(lab)
 
@@ -214,7 +214,7 @@ def open_security_group(server) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's chromium. Of the module, not the session: while it is there, no other test can have an event loop."""
-    # As all that waits for a state: many times what it takes, also where the machine is busy.
+    # Like every wait for a state: many times what it takes, even on a busy machine.
     expect.set_options(timeout=60_000)
     flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-quic"]
     with sync_playwright() as playwright:
@@ -225,7 +225,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item, nextitem):
-    """Take a group's machines away with its last test: they would keep a core busy beside what comes next."""
+    """Remove a group's machines after its last test: they would keep a core busy during the next group."""
     place = item.funcargs.get("place")
     yield
     if place and (nextitem is None or lane(nextitem.path.parent.name) != lane(item.path.parent.name)):
@@ -245,7 +245,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def keep_logs(server: Server, name: str) -> None:
-    """Keep a machine's journal and the lab's logs; what is not to be had must not hide the test's own failure."""
+    """Keep a machine's journal and the lab's logs; what is missing must not hide the test's own failure."""
     # A parameter may hold a slash.
     name = re.sub(r"[^\w.,=\[\]-]", "_", name)
     try:

@@ -38,14 +38,14 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, text=True, capture_output=True, check=True).stdout.strip()
 
 
-# For what measures: the seconds from a poll to the next one, and from a pulse.
+# For measuring: the seconds between polls, and between pulses.
 DENSE = {"poll": 0.1, "pulse": 0.5}
 
 
 class Load:
     """While it is entered: a steady `poll` through nginx, a `pulse`, and `walkers` every few seconds.
 
-    Sparse where nobody says otherwise, which leaves the processor to what is tested.
+    Sparse by default, which leaves the processor to what is tested.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Load:
         return {name: count for name, count in self.requests.items() if name != "200"}
 
     def lost(self) -> list[str]:
-        """Runs that are not there though asked for, or there though not, and tasks that did not succeed at once."""
+        """Runs requested but missing, or there but not requested, and tasks without success on their first try."""
         there = set(self.server.sql(f"SELECT run_id FROM dag_run r WHERE {self.mine}").split())
         tasks = self.server.sql(
             "SELECT dag_id, task_id, t.id, t.state, try_number FROM task_instance t JOIN dag_run r "
@@ -123,7 +123,7 @@ class Load:
         return [run for run in self.runs if run not in there] + twice + tasks.splitlines()
 
     def mixed(self) -> list[str]:
-        """Results that tell of another release than the one that their run began with."""
+        """Results from a release other than the one their run began with."""
         return self.server.sql(
             "SELECT x.dag_id, x.task_id, r.bundle_version, x.value FROM xcom x JOIN dag_run r USING (dag_id, run_id) "
             f"WHERE {self._told} AND x.value #>> '{{}}' "
@@ -151,7 +151,7 @@ class Load:
 
     @property
     def mine(self) -> str:
-        """What picks this load's runs."""
+        """Selects this load's runs."""
         return f"r.queued_at >= '{self.began}'"
 
     @property

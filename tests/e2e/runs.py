@@ -17,12 +17,12 @@ TODAY = datetime.now(UTC).date()
 
 
 def unpause(server, api, dag: str) -> None:
-    """Let the runs of a DAG begin."""
+    """Unpause a DAG."""
     _set_paused(server, api, dag, False)
 
 
 def pause(server, api, dag: str) -> None:
-    """Let no more runs of a DAG begin."""
+    """Pause a DAG."""
     _set_paused(server, api, dag, True)
 
 

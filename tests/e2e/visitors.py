@@ -1,4 +1,4 @@
-"""Those who come from outside, and those who are on the host: what they try, and what they are told."""
+"""Visitors from outside, and users on the host: what they try, and what they get."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def with_role(server, program: str) -> str:
 
 
 def connect(server, *protocols: str) -> ssl.SSLSocket:
-    """A TLS connection for bytes of one's own."""
+    """A TLS connection for raw bytes."""
     context = ssl.create_default_context(cafile=str(services.certificates.authority(server.lab)))
     context.set_alpn_protocols(list(protocols) or ["http/1.1"])
     return context.wrap_socket(socket.create_connection((server.address, 443)), server_hostname=server.address)

@@ -44,7 +44,7 @@ def test_every_playbook_role_and_target_is_named():
     assert [name for name in wanted if name not in said] == []
 
 
-def test_every_playbook_and_variable_that_is_named_is_there():
+def test_every_named_playbook_and_variable_exists():
     playbooks = {name.removeprefix("playbooks/") for name in names(r"(?:playbooks/)?[a-z_]+\.yml")}
     known = {path.name for path in (ROOT / "playbooks").rglob("*.yml")} | {path.name for path in ROOT.rglob("*.yml")}
     assert playbooks - known == set()

@@ -47,7 +47,7 @@ class Door:
         return SimpleNamespace(status=self.statuses.get(path, 404), read=io.BytesIO().read)
 
 
-def test_the_doors_are_seen_open(monkeypatch):
+def test_open_doors_are_noticed(monkeypatch):
     door = Door(monkeypatch)
     door.doctor.login(), door.doctor.closed_paths(), door.doctor.closed_ports()
     door.statuses = {"/auth/token": 401, **dict.fromkeys(outside.CLOSED_PATHS, 200)}
@@ -63,7 +63,7 @@ def test_nobody_without_the_certificate_gets_the_password(monkeypatch):
 
 
 @pytest.mark.parametrize(("answered", "words"), [(90.0, "10 s away"), (160.0, "59 s away"), (100.5, "")])
-def test_a_clock_is_wrong_where_it_is_so_however_long_the_question_takes(monkeypatch, answered, words):
+def test_only_a_wrong_clock_fails_however_slow_the_answer(monkeypatch, answered, words):
     doctor = Door(monkeypatch, answered=answered).doctor
     monkeypatch.setattr(outside.time, "time", lambda: 101.0)
     with pytest.raises(outside.Sick, match=words) if words else contextlib.nullcontext():

@@ -45,7 +45,7 @@ def test_a_new_key_comes_before_the_old_one():
     assert old == "old" and len(new) == 44
 
 
-def test_a_password_changes_where_the_inventory_does_not_give_it():
+def test_a_password_changes_unless_the_inventory_sets_it():
     for kind in ("token", "password"):
         keep, rotate = (secret_files.wanted({"kind": kind, "value": ""}, "old", step) for step in ("keep", "rotate"))
         assert keep == "old" and len(rotate) >= 24

@@ -1,4 +1,4 @@
-"""Where a setting may stand, and how it may be written."""
+"""Where a setting may be, and how it may be written."""
 
 import json
 import re

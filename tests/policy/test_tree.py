@@ -113,8 +113,8 @@ def test_what_is_refused_changes_nothing(tmp_path, src):
     assert (dest / "etc/one.conf").read_text() == "before\n" and not (dest / "etc/two.conf").exists()
 
 
-def test_what_was_not_applied_stays_a_change_until_it_is(tmp_path, src):
-    """A run that is cut off between a file and its reload is made good by the next."""
+def test_unapplied_files_stay_changed_until_applied(tmp_path, src):
+    """If a run is cut off between a file and its reload, the next completes it."""
     dest, until = tmp_path / "host", tmp_path / "pending" / "nginx"
     tree = {"file_tree": {"src": src, "dest": str(dest), "until": str(until)}}
     edit, handler = shell(f"echo edited > {dest}/etc/one.conf"), shell(f"rm {until}")
@@ -123,7 +123,7 @@ def test_what_was_not_applied_stays_a_change_until_it_is(tmp_path, src):
     assert not applied["changed"]
 
 
-def test_what_a_checker_refused_is_not_for_any_handler(tmp_path, src):
+def test_a_refused_file_reaches_no_handler(tmp_path, src):
     dest, until = tmp_path / "host", tmp_path / "pending" / "nginx"
     tree = {"src": src, "dest": str(dest), "until": str(until)}
     good, bad = {"file_tree": {**tree, "verify": [["true"]]}}, {"file_tree": {**tree, "verify": [["false"]]}}

@@ -1,4 +1,4 @@
-"""What befalls a server in a year, one after the other: what was lost, when it was well again, what was mailed."""
+"""A server's faults of a year, one after the other: what was lost, when it recovered, what was mailed."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ HOLD = "BEGIN; SELECT count(*) FROM (SELECT * FROM job FOR UPDATE) j; SELECT pg_
 
 @dataclass(frozen=True)
 class Fault:
-    """What befalls the server, for how long, and what ends it; nothing does where it heals itself.
+    """What goes wrong, for how long, and what ends it; nothing does if it heals itself.
 
-    `unit` is whose process has to be another one afterwards; `dag` is run instead of a command.
+    `unit` must have another process afterwards; `dag` is run instead of a command.
     """
 
     begins: str = ""
@@ -60,7 +60,7 @@ class Fault:
 
 
 def faults() -> None:
-    """Let each fault befall the server under load; print what was lost, when it was well, and what was mailed."""
+    """Inject each fault under load; print what was lost, when it recovered, and what was mailed."""
     with machine() as (server, source):
         shutil.copy(ROOT / "tests" / "e2e" / "dags" / "room_dag.py", source / "dags")
         (source / "dags" / "talker.py").write_text(TALKER)
@@ -128,7 +128,7 @@ def row(server: Server, name: str, *faults: Fault) -> None:
 
 
 def befall(run: Load, fault: Fault) -> float:
-    """Let a fault happen; return the seconds until all works again, from its beginning or from what ends it."""
+    """Inject a fault; return the seconds until all works again, from its beginning or from what ends it."""
     server = run.server
     process = processes(server, [fault.unit]) if fault.unit else []
     began = time.monotonic()
@@ -156,12 +156,12 @@ def works(run: Load) -> bool:
 
 
 def over(server: Server, before: Counter[str]) -> bool:
-    """Whether each check that was told is told to be well again."""
+    """Whether each alerted check is reported well again."""
     now = set(told(server) - before)
     return {f"{name}: well again" for name in now if ": " not in name} <= now
 
 
 def subjects(server: Server) -> list[str]:
-    """What was mailed to whoever has the pager, in the order of its coming."""
+    """What was mailed to the pager, in order of arrival."""
     words = [" ".join(str(mail["Subject"]).split()) for mail in mails(server, "")]
     return [line.removeprefix(f"{NAME}: ") for line in words if line.startswith(f"{NAME}: ")]

@@ -149,7 +149,7 @@ def shipped(server, *texts, **options):
 
 
 def go_on_as(server, owner):
-    """Let somebody else go on, who breaks the lock of the run that is no more."""
+    """Let somebody else go on, who breaks the dead run's lock."""
     make = server.engine
     server.engine = lambda *_, **options: broken(make(owner, **options))
 

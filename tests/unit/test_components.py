@@ -47,12 +47,12 @@ def test_the_database_counts_whatever_is_asked_for(airflow):
     assert components.sick() == components.sick(["runner"]) == ["metadatabase"]
 
 
-def test_what_runs_nowhere_is_sick_only_where_it_was_asked_for(airflow):
+def test_an_absent_component_is_sick_only_if_asked_for(airflow):
     airflow["triggerer"] = {"status": None}
     assert components.sick() == [] and components.sick(["triggerer"]) == ["triggerer"]
 
 
-def test_without_an_answer_it_is_the_api_server(monkeypatch, capsys):
+def test_no_answer_blames_the_api_server(monkeypatch, capsys):
     monkeypatch.setattr(components, "HEALTH", "http://127.0.0.1:9/")
     assert components.main(["--wait", "0.1", "scheduler"]) == 1
     said = capsys.readouterr()
@@ -66,7 +66,7 @@ def test_the_command_waits_until_all_are_well(airflow, capsys):
     assert json.loads(capsys.readouterr().out) == {"sick": []}
 
 
-def test_a_component_that_is_none_is_refused(capsys):
+def test_an_unknown_component_is_refused(capsys):
     with pytest.raises(SystemExit):
         components.main(["webserver"])
     assert "no component is called webserver" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def test_each_way_to_break_a_contract_is_named_with_the_first_value(changes, pro
     assert problem in TABLE.problems(frame(**changes))
 
 
-def test_rows_as_they_should_be_break_nothing_also_none_of_them():
+def test_good_rows_break_nothing_nor_does_an_empty_table():
     assert TABLE.problems(frame()) == [] and TABLE.problems(frame().head(0)) == []
     assert TABLE.problems(frame(id=["a", "a"]), whole=False) == []
     assert TABLE.problems(frame()[["kind", "id", "sum", "count"]])
@@ -69,7 +69,7 @@ def test_problems_come_in_the_order_of_the_columns():
     assert [problem.split()[0] for problem in said] == ["id", "sum", "count"]
 
 
-def test_people_read_which_values_there_are():
+def test_the_allowed_values_are_readable():
     assert [column.range() for column in TABLE.columns] == ["`[a-z]+`", "`old`, `new`", "", "1 or more"]
     assert "| `count` | integer | 1 or more | how many |" in TABLE.markdown()
 

@@ -92,7 +92,7 @@ def test_a_task_that_knows_when_comes_back_then_and_loses_no_try(monkeypatch):
         raise errors.RateLimited(77)
 
 
-def test_what_the_trigger_form_does_not_ask_cannot_be_said(dags, monkeypatch):
+def test_settings_not_in_the_trigger_form_are_ignored(dags, monkeypatch):
     """Airflow takes any key with a run: the bucket, for one, is the administrator's."""
     monkeypatch.setenv("AIRFLOW_VAR_X_BUCKET", "ours")
     context = {"params": {"bucket": "theirs", "usernames": ["nasa"]}, "dag": dags["twitter"]}
@@ -100,7 +100,7 @@ def test_what_the_trigger_form_does_not_ask_cannot_be_said(dags, monkeypatch):
     assert x.setting("bucket") == "ours" and x.words("usernames") == ["nasa"]
 
 
-def test_an_approval_that_is_always_wanted_cannot_be_left_out(dags, monkeypatch):
+def test_a_mandatory_approval_cannot_be_skipped(dags, monkeypatch):
     choose = dags["daily_report"].get_task("choose").python_callable
     monkeypatch.setattr("etl.report.notes.was_mailed", lambda *_: False)
     monkeypatch.setattr(report_of_a_run, "held", lambda: (None, None))
@@ -149,7 +149,7 @@ def test_the_report_extracts_combines_loads_checks_and_mails(dags):
     assert {"approve", "choose"} <= before["send_mail"]
     # Nobody waits for them.
     assert before["restate"] == {"restatements"} and dag.get_task("restate").downstream_task_ids == set()
-    # Who clears the publishing, or what comes after, must not publish a table that is empty or gone.
+    # Clearing the publishing, or a later task, must not publish a table that is empty or gone.
     for task in ("load.publish", "load.check_rows", "load.stage"):
         again = set(dag.partial_subset(task, include_downstream=True).task_ids)
         assert {"load.create", "load.stage", "load.publish", "load.drop", "render"} <= again
@@ -182,7 +182,7 @@ def test_of_two_runs_about_one_day_the_second_waits(monkeypatch, tmp_path, state
     assert notes.owner(storage.Storage(str(tmp_path)), date(2026, 11, 3)) == ("first" if waits else "second")
 
 
-def test_a_day_that_an_order_has_left_is_told_of_again_by_a_run_about_it(monkeypatch, dags):
+def test_a_day_that_an_order_has_left_is_restated_by_its_own_run(monkeypatch, dags):
     def runs(name="scheduled__1", report=3):
         context = {
             "dag_run": SimpleNamespace(run_id=name),
@@ -198,12 +198,12 @@ def test_a_day_that_an_order_has_left_is_told_of_again_by_a_run_about_it(monkeyp
         assert run["trigger_run_id"] == f"restated__{interval.start:%Y-%m-%d}__3"
         assert interval.end - interval.start == timedelta(days=1) and interval.end == pendulum.parse(run["run_after"])
         assert run["conf"] == {"mail": True, "approval": True, "recipients": ["a@b.c"]}
-    # Whoever finds that the day must be told of again finds the same run, and one that does so begins no other.
+    # All that find the day to be restated start the same run, and a restating run starts no other.
     assert runs("manual__2") == runs() and runs("restated__2026-11-02__1") == []
     assert len({run["logical_date"] for run in [*runs(), *runs(report=4)]}) == 4
 
 
-def test_a_setting_that_would_be_ignored_is_said(monkeypatch):
+def test_an_ignored_setting_is_reported(monkeypatch):
     monkeypatch.setenv("AIRFLOW_VAR_REPORT_BUCKET", "b")
     claimed = []
     monkeypatch.setattr(report_of_a_run, "claim", lambda: claimed.append(True))
@@ -233,7 +233,7 @@ def test_redshift_copies_from_s3_with_its_role(report):
         ({"SCHEMA": "a b"}, "report_schema is 'a b'"),
     ],
 )
-def test_a_setting_that_cannot_be_is_said_before_it_goes_live(report, variables, message):
+def test_an_invalid_setting_is_reported_before_it_goes_live(report, variables, message):
     (error,) = report(**variables).import_errors.values()
     assert re.search(message, error)
 

@@ -87,7 +87,7 @@ def test_a_failed_number_is_nowhere_shown_as_sound(storage):
     assert "failed" not in sound["html"] and "line-through" not in sound["html"]
 
 
-def test_the_report_lies_on_s3_as_it_is_mailed(storage):
+def test_the_report_is_on_s3_as_mailed(storage):
     mail = rendering.render(storage, DAY, rows(), SOUND, 1)
     folder = "curated/report/daily/dt=2026-11-03"
     days, countries = (address.rsplit("/", 1)[1] for address in mail["pictures"])
@@ -117,7 +117,7 @@ def test_the_same_numbers_are_the_same_report(storage):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_days_that_are_filled_in_any_order_end_in_the_same_reports(tmp_path, monkeypatch, seed):
-    """Also where one was made from what the warehouse said before its neighbour was there."""
+    """Even if one was made from the warehouse's answer before its neighbour was there."""
     for name in ("days", "countries"):
         monkeypatch.setattr(pictures, name, lambda figures, lines, day: b"drawn")
     span = [DAY + timedelta(days=number) for number in range(20)]
@@ -145,13 +145,13 @@ def test_days_that_are_filled_in_any_order_end_in_the_same_reports(tmp_path, mon
     assert reports(straight) == reports(mixed)
 
 
-def test_a_neighbour_that_comes_later_is_no_reason_for_another_mail(storage):
+def test_a_neighbouring_day_loaded_later_causes_no_new_mail(storage):
     first = rendering.render(storage, DAY, rows(past=0), SOUND, 1)
     again = rendering.render(storage, DAY, rows(past=5), SOUND, 1)
     assert first["sha256"] == again["sha256"] and first["text"] != again["text"]
 
 
-def test_days_that_an_order_has_left_are_told_of_again_where_anybody_knows_them(storage):
+def test_days_that_an_order_has_left_are_restated_if_they_were_mailed(storage):
     told, untold = (DAY - timedelta(days=past) for past in (1, 2))
     for day in (told, untold):
         notes.note_counts(storage, day, SOUND)
@@ -220,7 +220,7 @@ def test_a_report_that_was_made_anew_is_not_the_newest(storage):
     assert notes.was_mailed(storage, DAY, first["sha256"], "ceo@lab")
 
 
-def test_what_was_given_back_hangs_below_zero():
+def test_refunds_are_drawn_below_zero():
     from matplotlib.figure import Figure
 
     figures = numbers_of.table([[DAY, "online", "DE", 1, "100", READ], [DAY, "shops", "DE", 1, "-90", READ]])

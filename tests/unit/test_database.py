@@ -63,7 +63,7 @@ def state(capsys) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_of_one_that_is_current_nothing_is_to_do(answers, capsys):
+def test_a_current_database_needs_nothing(answers, capsys):
     assert state(capsys) == {"migration_needed": False, "administrator_current": True, "pools": {"x_api": 2}}
 
 
@@ -78,12 +78,12 @@ def test_an_empty_database_wants_everything(answers, capsys):
     assert state(capsys) == {"migration_needed": True, "administrator_current": False, "pools": {}}
 
 
-def test_another_password_wants_a_new_one(answers, capsys, tmp_path):
+def test_a_changed_password_is_noticed(answers, capsys, tmp_path):
     (tmp_path / "admin_password").write_text("another\n")
     assert not state(capsys)["administrator_current"]
 
 
-def test_who_waits_too_long_is_told_why(answers, monkeypatch):
+def test_waiting_too_long_says_why(answers, monkeypatch):
     moments = iter([0.0, 1.0, 1000.0])
     monkeypatch.setattr(database.time, "monotonic", lambda: next(moments))
     answers["SELECT version_num FROM alembic_version"] = "0" * 12
@@ -110,7 +110,7 @@ def test_it_reads_what_a_key_of_the_host_encrypted(monkeypatch, tmp_path):
         database.read()
 
 
-def test_what_can_be_cleaned_is_all_but_the_dags_that_are_there(capsys):
+def test_all_but_the_dag_table_can_be_cleaned(capsys):
     database.say_tables()
     tables = capsys.readouterr().out.strip().split(",")
     assert {"dag_run", "task_instance", "log", "xcom"} <= set(tables) and "dag" not in tables

@@ -179,7 +179,7 @@ def test_each_check_fails_alone_and_names_the_fix(host, check):
     assert words in findings[check].line and "fix: " in findings[check].line
 
 
-def test_what_was_replaced_is_told_and_what_that_does_not_help_is_wrong(host):
+def test_replacements_are_reported_and_too_many_are_wrong(host):
     at = time.time() - 60
     host.done = [{"at": 0, "unit": "nginx", "what": "long ago"}, {"at": at, "unit": "nginx", "what": "replaced"}]
     utc = time.strftime("%H:%M", time.gmtime(at))
@@ -191,7 +191,7 @@ def test_what_was_replaced_is_told_and_what_that_does_not_help_is_wrong(host):
     assert "fix: look for what nginx meets" in host.findings()["healing"].line
 
 
-def test_a_run_that_is_due_and_not_made_is_told(host):
+def test_an_overdue_run_is_reported(host):
     host.commands["late"] = (0, "twitter")
     assert "no run was created of twitter; fix: journalctl -eu 'airflow-scheduler@*'" in host.findings()["dags"].line
 
@@ -222,7 +222,7 @@ def test_how_the_database_grows_is_told_from_week_to_week(host):
     )
 
 
-def test_what_cannot_be_looked_at_is_a_finding_and_stops_no_other(host):
+def test_a_check_that_cannot_run_is_a_finding_and_stops_no_other(host):
     host.commands |= {"airflow-run": (1, "could not connect to server"), "psql": (2, "could not connect to server")}
     host.version = ""
     findings = host.findings()

@@ -57,7 +57,7 @@ def test_a_good_release_passes_and_its_dags_are_known(release):
     assert all(0 < file["seconds"] < 60 and 0 <= file["mb"] < MEGABYTES for file in took.values())
 
 
-def test_a_file_that_says_too_much_about_others_counts_for_nothing(release):
+def test_a_file_cannot_forge_results_of_others(release):
     """A file's process can lie about itself alone, whatever it writes into its pipe."""
     forged = json.dumps({"dags": [], "problems": [], "connections": {"x": "dags/good.py:1"}, "pools": {}})
     claims = {
@@ -157,7 +157,7 @@ class Plugin(AirflowPlugin):
 
 
 def test_a_release_brings_its_plugins(release):
-    """A timetable of its own is what a DAG cannot be stored without; a broken plugin is named with its line."""
+    """A DAG cannot be stored without its own timetable; a broken plugin is named with its line."""
     folder = release(
         ours=f"from airflow.sdk import DAG\nfrom ours import Ours\n{DAG.format(name='x')}".replace("None", "Ours()")
     )
@@ -207,7 +207,7 @@ def test_twenty_broken_trees_are_refused_with_file_and_line(tmp_path, monkeypatc
     assert not missing, said
 
 
-def test_a_file_that_is_deaf_to_its_time_is_ended_and_named_with_its_line(release, monkeypatch):
+def test_a_file_that_ignores_its_timeout_is_ended_and_named_with_its_line(release, monkeypatch):
     monkeypatch.setattr(process, "GRACE_SECONDS", 4)
     monkeypatch.setenv("AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT", "1")
     block = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])"

@@ -1,4 +1,4 @@
-"""What hangs is replaced, what loops is stopped, and what only waits or starts is let be."""
+"""Hung units are replaced, crash loops stopped; what only waits or starts is kept."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def host(monkeypatch, tmp_path) -> Host:
     return Host(monkeypatch, tmp_path)
 
 
-def test_one_that_works_is_let_be(host):
+def test_working_units_are_kept(host):
     assert host.looks(20) == [] and host.told == []
 
 
@@ -87,7 +87,7 @@ def test_one_that_does_not_answer_three_times_is_replaced(host):
     assert host.told == [f"{API}: replaced, since timed out"]
 
 
-def test_an_answer_between_two_silences_counts(host):
+def test_an_answer_resets_the_count(host):
     for wrong in ("timed out", "timed out", "", "timed out", "timed out"):
         host.wrong = {NGINX: wrong}
         assert host.looks(1) == []
@@ -98,14 +98,14 @@ def test_one_that_gets_nothing_done_is_replaced(host):
     assert host.looks(3) == [f"kill --signal=KILL {SCHEDULER}"]
 
 
-def test_what_has_just_started_is_let_be(host):
+def test_a_starting_unit_is_left_alone(host):
     host.wrong = {API: "refused"}
     host.units[API] = host.unit(API, started=990)
     assert host.looks(4) == []
     assert host.looks(5) != []
 
 
-def test_while_another_takes_over_both_are_let_be(host):
+def test_during_a_takeover_both_are_left_alone(host):
     other = API.replace("@a", "@b")
     host.units[other] = host.unit(other, started=host.now)
     host.wrong = {API: "timed out", other: "timed out"}
@@ -113,14 +113,14 @@ def test_while_another_takes_over_both_are_let_be(host):
     assert set(host.looks(4)) == {f"kill --signal=KILL {API}", f"kill --signal=KILL {other}"}
 
 
-def test_what_was_replaced_in_vain_is_left(host):
+def test_futile_replacements_stop(host):
     host.wrong = {NGINX: "refused"}
     assert len(host.looks(100)) == heal.REPLACEMENTS
     host.now += heal.REPLACED_SECONDS
     assert len(host.looks(3)) == 1
 
 
-def test_without_the_database_nothing_is_replaced_and_that_is_told_to_go_on(host):
+def test_a_silent_database_is_told_to_go_on_and_nothing_is_replaced(host):
     host.silent = True
     host.wrong = {API: "timed out", NGINX: "timed out"}
     assert host.looks(3) == ["kill --signal=CONT postgresql@*.service"] * 3
@@ -215,7 +215,7 @@ def test_crashes_that_are_long_past_are_no_loop(host):
         assert not (host.folder / f"{SCHEDULER}.d" / "loop.conf").exists()
 
 
-def test_who_was_started_by_hand_may_crash_again(host):
+def test_a_manual_start_resets_the_crash_count(host):
     host.looks(1)
     crash(host, SCHEDULER, 4)
     host.units[SCHEDULER]["NRestarts"] = "0"

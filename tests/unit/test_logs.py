@@ -40,14 +40,14 @@ def ran(monkeypatch, bucket):
     return ended.value.code
 
 
-def test_all_with_something_in_them_are_brought(folder, monkeypatch, capsys):
+def test_all_nonempty_logs_are_uploaded(folder, monkeypatch, capsys):
     bucket = Bucket(folder)
     assert ran(monkeypatch, bucket) == 0
     assert bucket.taken == ["dag_id=a/run_id=b/one.log", "dag_id=a/two.log"]
     assert capsys.readouterr().out == "2 logs brought to the bucket\n"
 
 
-def test_what_somebody_has_open_or_just_wrote_waits(folder, monkeypatch):
+def test_open_or_recently_written_logs_wait(folder, monkeypatch):
     os.utime(folder / "dag_id=a/two.log")
     bucket = Bucket(folder)
     with (folder / "dag_id=a/run_id=b/one.log").open("a"):

@@ -76,7 +76,7 @@ def test_a_mail_without_pictures_is_one_too(sent):
     assert message(sent[0][2]).get_body(("html",)) is not None
 
 
-def test_whom_the_server_refuses_is_named_and_the_others_are_not_mailed_again_and_again(sent):
+def test_refused_recipients_are_named_and_the_others_are_not_mailed_again(sent):
     with pytest.raises(AirflowFailException, match=r"refused \{'typo@lab': \(550.*all others have the mail"):
         operator(to="ceo@lab, typo@lab").execute({})
     assert len(sent) == 1

@@ -77,7 +77,7 @@ def test_each_figure_has_its_labels_and_each_name_one_type(host):
     assert len(types) == len(set(types)) and "# TYPE nginx_requests_total counter\n" in text
 
 
-def test_who_does_not_answer_is_down_and_hides_nobody_else(host, monkeypatch):
+def test_a_silent_service_is_down_and_hides_no_other(host, monkeypatch):
     def silent(*_, **__):
         raise NoDatabase
 

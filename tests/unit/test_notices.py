@@ -63,7 +63,7 @@ def test_a_way_that_fails_stops_no_other(told, monkeypatch, caplog):
     ("variable", "words"),
     [("ops@example.com", "no JSON object"), ('["mail"]', "no JSON object"), ('{"pigeon": 1}', "unknown ways: pigeon")],
 )
-def test_a_wrong_variable_is_said_in_the_log(told, caplog, variable, words):
+def test_a_wrong_variable_is_logged(told, caplog, variable, words):
     assert told(variable) == {} and words in caplog.text
 
 
@@ -142,7 +142,7 @@ def test_slack_and_sns_get_it(webhook, topic, monkeypatch):
     }.values(),
     ids=["an exception", "the runner"],
 )
-def test_the_reason_stands_in_the_notice(tmp_path, monkeypatch, lines, reason):
+def test_the_notice_names_the_reason(tmp_path, monkeypatch, lines, reason):
     monkeypatch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(tmp_path))
     log = tmp_path / "dag_id=twitter/run_id=manual <1>/task_id=publish/attempt=2.log"
     log.parent.mkdir(parents=True)
@@ -150,5 +150,5 @@ def test_the_reason_stands_in_the_notice(tmp_path, monkeypatch, lines, reason):
     assert notices.message(CONTEXT)[1][2] == f"Its log says: {reason}"
 
 
-def test_a_log_that_is_elsewhere_keeps_no_notice_back():
+def test_a_remote_log_withholds_no_notice():
     assert [line for line in notices.message(CONTEXT)[1] if "log" in line] == []

@@ -40,7 +40,7 @@ def test_the_api_server_is_asked_for_health_login_and_what_tasks_ask(monkeypatch
     assert said in probes.wrong(API) and bool(said) == bool(probes.wrong(API))
 
 
-def test_what_nobody_can_ask_is_well():
+def test_a_unit_without_probe_is_ok():
     assert probes.wrong("airflow-dag-processor.service") == ""
 
 

@@ -39,7 +39,7 @@ def test_check_changes_nothing(server):
     assert sorted(server.root.rglob("*")) == before
 
 
-def test_the_way_back_is_what_was_live_before_whatever_a_controllers_clock_says(server):
+def test_a_rollback_goes_to_what_was_live_before_whatever_clocks_say(server):
     server.write("a")
     server.ship(name="20260101T120000Z-nocommit")
     server.write("b")
@@ -73,7 +73,7 @@ def test_a_rollback_over_several_withdraws_them_all(server):
     assert server.releases.before() == first
 
 
-def test_what_airflow_does_not_take_is_put_back_with_its_packages(server):
+def test_an_update_not_taken_is_rolled_back_with_its_packages(server):
     (first,) = shipped(server, "first")
     server.write("second")
     server.host.left = ["a"]
@@ -128,7 +128,7 @@ def test_an_update_brings_no_other_airflow(server):
     assert server.live() == first and server.host.told == []
     server.host.versions = {}
     second = server.ship(virtualenv="v2")["release"]
-    # Back there is a way, where the database is the same.
+    # There is a way back if the database is the same.
     server.host.versions = {"v2": "3.4.0"}
     server.rollback()
     assert server.live() == first != second
@@ -153,7 +153,7 @@ def test_a_dags_file_must_be_of_the_release(server, monkeypatch):
     assert server.releases.manifest(server.live())["dags"] == {"a": "dags/a.py"}
 
 
-def test_a_name_that_is_none_is_refused(server):
+def test_an_invalid_name_is_refused(server):
     with pytest.raises(Refused, match=r"'\.\./\.\./etc' is no name of a release"):
         server.ship(name="../../etc")
 
@@ -200,8 +200,8 @@ def test_pruning_counts_the_packages_that_older_releases_alone_need(server):
     assert server.releases.all() == new
 
 
-# Each ends the run before a change of the disk or of the host, as `kill -9` would, until one comes to its end. What it
-# ships, what does so, what is live then, and the code of the way back.
+# Each kills the run before a change of the disk or the host, as `kill -9` would, until one completes. What it ships,
+# what does so, what is live then, and the code that a rollback brings.
 STORIES = {
     "an update": ("c", lambda server: server.ship(), "c", "b"),
     "other packages": ("c", lambda server: server.ship(virtualenv="v2"), "c", "b"),
@@ -253,7 +253,7 @@ def killed_at(number, run):
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-def test_what_was_cut_off_before_anybody_saw_it_work_is_gone_through_again(server):
+def test_an_update_interrupted_before_it_was_confirmed_is_repeated(server):
     """Also the way back is right, where the next run is a rollback."""
     (first,) = shipped(server, "first")
     server.write("second")

@@ -70,14 +70,14 @@ def test_a_lock_is_its_owners_alone(server):
     server.engine(BOB).take()
 
 
-def test_a_run_that_works_is_not_waited_for(server, monkeypatch):
+def test_nobody_waits_for_a_working_run(server, monkeypatch):
     shipped(server, "first")
     monkeypatch.setattr(lock.time, "sleep", lambda _: pytest.fail("it waits"))
     with server.engine().step("r"), pytest.raises(Held, match="alice@laptop has been at release r"):
         server.engine(BOB).take()
 
 
-def test_who_breaks_a_lock_is_told_in_the_history_whose_it_was(server):
+def test_the_history_names_the_holder_of_a_broken_lock(server):
     shipped(server, "first")
     server.engine().take()
     engine = broken(server.engine(BOB))
@@ -85,7 +85,7 @@ def test_who_breaks_a_lock_is_told_in_the_history_whose_it_was(server):
     assert server.releases.history()[-1].endswith("update - by alice@laptop: cut off")
 
 
-def test_a_run_of_this_machine_that_is_no_more_holds_nothing(server):
+def test_a_dead_run_of_this_machine_holds_nothing(server):
     shipped(server, "first")
     mine = lock.identity("carol", os.getpid())
     server.engine(mine).take()
@@ -118,7 +118,7 @@ def test_the_command_answers_in_json(server, capsys, monkeypatch):
 
 
 def test_the_history_is_not_written_by_others(server):
-    """A refusal holds words of DAG files, and one that only came too soon is none."""
+    """A refusal quotes DAG files, and a push that only came too soon is none."""
     shipped(server, "first")
     server.engine(at="r").refused("dags/x.py:1: \x1b[31m" + "x" * 10**6 + "\nupdate r2 by eve: live")
     assert len(server.releases.history()) == 2 and len(server.releases.history()[-1]) < 1100

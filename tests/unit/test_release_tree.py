@@ -183,7 +183,7 @@ def test_what_is_not_plain_is_refused_by_name(entries, words, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_what_is_no_archive_is_refused(tmp_path):
+def test_a_bad_archive_is_refused(tmp_path):
     for number, content in enumerate([b"", b"hello", archive(("dags/b.py", {})).getvalue()[:-30]]):
         with pytest.raises(tree.Refused):
             unpack.unpack(io.BytesIO(content), tmp_path / str(number), 10)
@@ -198,7 +198,7 @@ def tar_of_nothing():
 
 
 def test_an_archive_that_is_cut_short_is_refused_wherever_that_is(tmp_path):
-    """Also where what is left is compressed anew, as a job does that is cancelled in a pipe."""
+    """Even if what is left is compressed again, as by a job that is cancelled in a pipe."""
     plain = gzip.decompress(archive(("dags/b.py", {}), ("dags/c.py", {})).getvalue())
     for cut in range(512, 3 * 512, 100):
         with pytest.raises(tree.Refused, match=r"cut short|damaged or none"):

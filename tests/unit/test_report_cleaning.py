@@ -122,8 +122,8 @@ def test_times_are_read_as_utc(text, expected):
 
 
 @pytest.mark.parametrize(("channel", "refused"), [("online", ["blanks around the id"]), ("shops", [])])
-def test_an_order_with_blanks_around_its_id_is_no_other_order(channel, refused):
-    """Its database takes them for two; each day would take the other's away."""
+def test_blanks_around_an_id_make_no_other_order(channel, refused):
+    """Its database sees two; each day would delete the other's."""
     order = {"sale_id": ["A1", "A1 "], "country": "DE", "sold_at": "2026-11-03 10:00", "currency": "EUR", "amount": "1"}
     clean, bad = cleaning.cleaned(pd.DataFrame({**order, "line": [2, 3]}), DAY, channel, {"EUR": "1"})
     assert bad.reason.tolist() == refused and set(clean.sale_id) == {"A1"}

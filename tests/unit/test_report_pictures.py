@@ -32,7 +32,7 @@ def bars(figure):
     return [(bar.get_y(), bar.get_height(), bar.get_hatch()) for bar in figure.axes[0].patches]
 
 
-def test_the_days_stand_side_by_side_and_what_failed_today_is_marked(drawn):
+def test_the_days_are_side_by_side_and_todays_failures_are_marked(drawn):
     today = [(0, "online", "DE", "100"), (0, "shops", "DE", "50")]
     sold = figures(*today, (1, "shops", "AT", "30"), (13, "online", "DE", "7"), (14, "online", "DE", "9"))
     pictures.days(sold, [line("online"), line("shops", "too few")], DAY)
@@ -88,7 +88,7 @@ def test_how_many_rows_may_be_refused(rows, refused, most, said):
         (-501, [-100, -100, -100], "5.01 times the median of the last 3 days"),
     ],
 )
-def test_what_is_strange_beside_the_days_before(revenue, past, said):
+def test_outliers_against_the_days_before(revenue, past, said):
     assert numbers_of.outlier(Decimal(revenue), [Decimal(each) for each in past]) == said
 
 

@@ -62,7 +62,7 @@ def test_the_other_starts_before_the_first_stops(host, capsys):
     assert capsys.readouterr().out == f"{B} has taken over from {A}\n"
 
 
-def test_all_that_the_host_runs_is_restarted_where_nothing_is_named(host):
+def test_everything_is_restarted_if_nothing_is_named(host):
     restart.main(OF)
     assert host.told[-1] == "restart airflow-triggerer.service" and f"start {B}" in host.told
 
@@ -79,7 +79,7 @@ def test_where_none_runs_the_first_is_started(host):
 
 
 @pytest.mark.parametrize("fault", ["broken", "dies"])
-def test_where_the_other_does_not_start_the_first_goes_on(host, fault):
+def test_if_the_other_does_not_start_the_first_stays(host, fault):
     """One that systemd cannot start, and one that ends at once and comes back with another process."""
     getattr(host, fault).add(B)
     with pytest.raises(SystemExit, match=rf"(?s)journalctl -eu {B}\n{B} did not start, {A} goes on\Z"):
@@ -87,7 +87,7 @@ def test_where_the_other_does_not_start_the_first_goes_on(host, fault):
     assert host.told[-1] == f"stop {B}" and host.running(A)
 
 
-def test_what_a_cut_off_restart_left_over_retires_first(host):
+def test_what_an_interrupted_restart_left_retires_first(host):
     host.units[B] = {"ActiveState": "active", "SubState": "running", "ActiveEnterTimestampMonotonic": "2"}
     restart.main([*OF, "scheduler"])
     assert host.told == [
@@ -109,7 +109,7 @@ def test_where_memory_is_short_the_first_stops_first(host, capsys):
     assert "100 MB more would be needed" in capsys.readouterr().out
 
 
-def test_where_it_does_not_come_back_systemd_is_left_to_try(host):
+def test_if_it_does_not_start_systemd_keeps_trying(host):
     host.units.clear()
     host.broken.add(A)
     with pytest.raises(SystemExit, match="systemd tries again until it does"):
@@ -117,7 +117,7 @@ def test_where_it_does_not_come_back_systemd_is_left_to_try(host):
     assert host.told == [f"start {A}"]
 
 
-def test_what_is_no_pair_says_where_to_look(host):
+def test_a_single_unit_says_where_to_look(host):
     host.broken.add("airflow-triggerer.service")
     with pytest.raises(SystemExit, match=r"(?s)Job failed.*journalctl -eu airflow-triggerer.service"):
         restart.main([*OF, "triggerer"])
@@ -133,7 +133,7 @@ def test_it_ends_when_what_it_restarted_works(host, monkeypatch, names, waits):
         restart.main(["--of", "api-server,triggerer", "triggerer"])
 
 
-def test_what_the_host_does_not_run_is_refused(host, monkeypatch):
+def test_an_absent_component_is_refused(host, monkeypatch):
     with pytest.raises(SystemExit, match="this host has no webserver, but: scheduler, triggerer"):
         restart.main([*OF, "webserver"])
     monkeypatch.setattr(restart.os, "getuid", lambda: 1000)
@@ -142,7 +142,7 @@ def test_what_the_host_does_not_run_is_refused(host, monkeypatch):
     assert host.told == []
 
 
-def test_who_waits_is_told_how_many_tasks_still_run_and_how_long(host, monkeypatch, capsys):
+def test_waiting_shows_how_many_tasks_still_run_and_how_long(host, monkeypatch, capsys):
     texts = iter(["2 still run", "2 still run", "1 still run", "ends"])
     states = iter(["deactivating"] * 4 + ["inactive"])
     host.show = lambda unit, name: {

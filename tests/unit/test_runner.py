@@ -70,7 +70,7 @@ def client(started, root):
 
 
 def message(kind="ExecuteTask"):
-    """A task, which waits for the API server; or what fails at once, since Airflow knows nothing of the kind."""
+    """A task that waits for the API server; or one that fails at once, because Airflow knows no such kind."""
     ti = {"id": str(uuid.uuid4()), "dag_version_id": str(uuid.uuid4()), "task_id": "t", "dag_id": "d", "run_id": "r"}
     ti |= {"try_number": 1, "map_index": -1, "pool_slots": 1, "queue": "default", "priority_weight": 1}
     bundle = {"name": "airstrip", "version": None}
@@ -178,14 +178,14 @@ def in_a_child(action):
 
 
 def lives(process: int) -> bool:
-    """Whether a process still does anything; who inherits one that ended may not have noted it yet."""
+    """Whether a process still does anything; a dead one's new parent may not have reaped it yet."""
     try:
         return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def test_nothing_of_a_task_is_left(tmp_path):
+def test_a_task_leaves_no_process(tmp_path):
     note = tmp_path / "daemon"
 
     def leave_a_daemon():
@@ -264,7 +264,7 @@ class Recorder:
         pass
 
 
-def test_what_a_runner_has_is_kept_and_what_none_has_goes_on_or_again(subject):
+def test_known_tasks_are_kept_and_lost_ones_rerun_or_rescheduled(subject):
     running, gone = instance(TaskInstanceState.RUNNING), instance(TaskInstanceState.RUNNING)
     queued, elsewhere = instance(TaskInstanceState.QUEUED), instance(TaskInstanceState.RUNNING, "another")
     subject._runners[Path("a")] = Recorder(running.id)
@@ -274,7 +274,7 @@ def test_what_a_runner_has_is_kept_and_what_none_has_goes_on_or_again(subject):
     assert subject.running == {running.key}
 
 
-def test_where_the_setting_says_so_what_is_lost_fails(subject):
+def test_lost_tasks_fail_if_the_setting_says_so(subject):
     gone = instance(TaskInstanceState.RUNNING)
     subject._runners[Path("a")], subject._rerun = Recorder(), False
     assert subject.try_adopt_task_instances([gone]) == []

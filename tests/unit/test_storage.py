@@ -75,7 +75,7 @@ def test_a_stream_is_an_object_when_it_ends_and_none_when_it_fails(anywhere, siz
         boto3.client("s3").delete_object(Bucket="airstrip-unit", Key=key)
 
 
-def test_a_stream_of_nothing_is_said(anywhere):
+def test_a_missing_stream_fails(anywhere):
     with pytest.raises(FileNotFoundError), anywhere.reader("streams/none"):
         pass
 

@@ -61,7 +61,7 @@ def test_folders_go_an_hour_after_they_were_emptied(logs):
     assert sorted(os.listdir(logs)) == ["0", "young"]
 
 
-def test_a_link_leads_nobody_out_of_the_logs(logs, tmp_path):
+def test_symlinks_are_not_followed(logs, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret.log").write_text("x")
@@ -72,7 +72,7 @@ def test_a_link_leads_nobody_out_of_the_logs(logs, tmp_path):
     assert (outside / "secret.log").exists()
 
 
-def test_the_cache_is_emptied_for_what_lies_there_alone(tmp_path):
+def test_the_cache_is_emptied_only_for_unlinked_files(tmp_path):
     cache, said = tmp_path / "cache", tmp_path / "said"
     cache.mkdir()
     (cache / "wheel").write_bytes(b"x" * 2**21)

@@ -45,7 +45,7 @@ def database(request):
     return Database()
 
 
-def test_of_two_lines_about_one_sale_the_later_stands(database):
+def test_the_later_of_two_lines_of_one_sale_wins(database):
     database.load(sale("a", 2, amount="1.00"), sale("a", 9, amount="2.00"), sale("b"))
     assert database.sales() == [("a", "2.00"), ("b", "10.50")]
 

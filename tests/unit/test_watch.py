@@ -1,4 +1,4 @@
-"""Who is told what, when, by which channel, and that nothing is told twice or lost."""
+"""Who is alerted of what, when and how, and that nothing is sent twice or lost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def looks(*each: tuple[str, ...]) -> list[list[alerts.Message]]:
     return [alerts.look(known, found(*wrong), NOON + 60 * number) for number, wrong in enumerate(each)]
 
 
-def test_it_is_told_once_when_it_begins_and_once_when_it_is_over():
+def test_a_problem_alerts_once_at_its_start_and_once_at_its_end():
     told = looks((), ("health",), ("health",), ("health",), (), (), ())
     assert [len(messages) for messages in told] == [0, 0, 1, 0, 0, 1, 0]
     (begun,), (over,) = told[2], told[5]
@@ -55,15 +55,15 @@ def test_it_is_told_once_when_it_begins_and_once_when_it_is_over():
     assert begun.urgent and over.urgent
 
 
-def test_what_is_over_at_once_is_not_told():
+def test_a_brief_problem_sends_nothing():
     assert not any(looks(("health",), (), ("health",), ()))
 
 
-def test_what_is_well_for_a_moment_is_not_over():
+def test_a_brief_recovery_is_not_the_end():
     assert [len(messages) for messages in looks(("disk",), ("disk",), (), ("disk",), (), ())] == [0, 1, 0, 0, 0, 1]
 
 
-def test_what_follows_from_another_is_told_when_that_is_over():
+def test_consequences_alert_only_when_their_cause_is_over():
     told = looks(("health",), ("health", "dags"), ("health", "dags"), ("dags",), ("dags",), ("dags",), ("dags",))
     assert [[message.title for message in messages] for messages in told] == [
         [], ["health: as it is"], [], [], ["well again: health", "dags: as it is"], [], [],
@@ -76,7 +76,7 @@ def test_what_stays_wrong_hides_nothing_for_ever():
     assert titles == ["health: as it is", "dags: as it is"]
 
 
-def test_what_is_more_than_was_told_is_told_and_what_was_told_is_not():
+def test_only_what_is_new_in_a_problem_alerts_again():
     known: alerts.Alerts = {}
 
     def told(said: str, minute: int) -> list[str]:
@@ -117,7 +117,7 @@ def test_a_restart_that_comes_by_itself_is_waited_for():
     assert alerts.look(known, found("libraries"), NOON + 94000)
 
 
-def test_a_day_later_it_is_told_again_unless_somebody_knows():
+def test_a_day_later_it_alerts_again_unless_acknowledged():
     known: alerts.Alerts = {}
     for seconds in (0, 60):
         alerts.look(known, found("disk", "reboot"), NOON + seconds)
@@ -165,7 +165,7 @@ def host(monkeypatch, tmp_path):
     return host
 
 
-def test_from_look_to_look_it_is_remembered_and_said_by_name(host):
+def test_looks_remember_and_alerts_name_the_server(host):
     host.wrong = ("disk",)
     assert [host.look() for _ in range(3)] == [0, 0, 0]
     assert host.sent == ["lab: disk: as it is"]
@@ -178,7 +178,7 @@ def test_what_a_channel_does_not_take_is_sent_later_and_once(host, capsys):
     assert [host.look() for _ in range(2)] == [0, 0] and host.sent == ["lab: disk: as it is"]
 
 
-def test_in_quiet_hours_only_what_cannot_wait_is_told(host):
+def test_in_quiet_hours_only_urgent_alerts_are_sent(host):
     host.given["quiet"], host.wrong = "11:30-12:10", ("reboot", "disk")
     host.look(), host.look()
     assert host.sent == ["lab: disk: as it is, and reboot"] or host.sent == ["lab: reboot: as it is, and disk"]
@@ -199,7 +199,7 @@ def test_slow_checks_are_made_seldom_until_one_is_wrong(host):
     assert "libraries" in host.asked[3]
 
 
-def test_while_a_playbook_is_at_it_nothing_is_looked_at(host):
+def test_nothing_is_checked_while_a_playbook_runs(host):
     host.given["heartbeat"] = "https://beat.example.com"
     host.lock.write_text('{"user": "ada"}')
     host.now = host.lock.stat().st_mtime
@@ -210,7 +210,7 @@ def test_while_a_playbook_is_at_it_nothing_is_looked_at(host):
     assert host.asked
 
 
-def test_while_somebody_waits_for_tasks_reboots_or_has_left_nothing_is_looked_at(host, tmp_path):
+def test_nothing_is_checked_during_waits_and_reboots_or_when_disabled(host, tmp_path):
     (tmp_path / "wait.conf").write_text("[Service]\nTimeoutStopSec=7200\n")
     host.now = (tmp_path / "wait.conf").stat().st_mtime + 7000
     host.look()
@@ -234,7 +234,7 @@ def test_what_was_looked_at_is_kept_where_a_heartbeat_fails(host, monkeypatch):
     assert [host.look(), host.look()] == [1, 1] and host.sent == ["lab: disk: as it is"]
 
 
-def test_who_knows_is_told_no_more(host, capsys):
+def test_an_ack_ends_the_alerts(host, capsys):
     host.wrong = ("disk",)
     host.look(), host.look()
     assert command.ack([]) == 0 and "known: disk" in capsys.readouterr().out

@@ -65,7 +65,7 @@ def test_what_the_release_and_its_packages_changed_is_shown(host):
     assert "           -a = 1" in page and "           +a = 2" in page
 
 
-def test_the_same_release_is_said_to_be_so(host):
+def test_an_unchanged_release_is_named(host):
     host.rows["GOOD"][0][1] = "r2"
     assert "release    the same as then" in host.page()
 
@@ -110,7 +110,7 @@ def test_a_log_that_is_elsewhere_and_similar_failures_are_named(host):
 
 
 @pytest.mark.parametrize(("run", "said"), [("", "no run of sales failed"), ("x", "sales has no run x")])
-def test_a_run_that_is_not_there_is_said_to_be_so(host, run, said):
+def test_a_missing_run_is_reported(host, run, said):
     host.rows["RUN"] = []
     with pytest.raises(SystemExit, match=said):
         host.page(run)

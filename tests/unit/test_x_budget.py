@@ -86,7 +86,7 @@ def test_of_two_that_reserve_at_once_one_sees_the_other(storage, monkeypatch):
 
 
 @pytest.mark.parametrize("more", [timedelta(0), timedelta(days=1)])
-def test_what_a_reader_held_that_was_cut_off_is_free_after_a_while(storage, more):
+def test_reservations_of_an_interrupted_reader_expire(storage, more):
     now = [datetime.now(UTC)]
     first, second = (
         budgets.Reader(storage, DAY, number, Budget(posts=100), expand=False, clock=lambda: now[0]) for number in "12"

@@ -58,7 +58,7 @@ def test_patience_ends(x, client, kind, error):
 @pytest.mark.parametrize(
     ("kind", "limit", "seconds"), [("stall", "READ_SECONDS", 0.3), ("drip", "ANSWER_SECONDS", 0.5)]
 )
-def test_a_server_that_does_not_come_to_its_end_is_given_up(x, client, monkeypatch, kind, limit, seconds):
+def test_an_endless_answer_is_given_up(x, client, monkeypatch, kind, limit, seconds):
     monkeypatch.setattr(x_client, limit, seconds)
     x.faults = [Fault(kind, [1])]
     began = time.monotonic()
@@ -113,7 +113,7 @@ def test_the_time_is_the_servers(x, client):
     assert refusals.server_time({}) <= datetime.now(UTC)
 
 
-def test_an_answer_without_anything_is_no_answer(x, client):
+def test_an_empty_answer_is_refused(x, client):
     with pytest.raises(errors.BadPayload):
         x_client._once(lambda: client._client.get_users(usernames=["ada_airfield"]), {"else"})
 

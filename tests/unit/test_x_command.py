@@ -96,7 +96,7 @@ def test_the_module_is_a_command():
 
 
 def test_killed_for_real_it_goes_on_and_asks_no_page_twice(x, x_server, tmp_path, monkeypatch):
-    """Three times SIGKILL at any moment, then to the end: as if nothing had been."""
+    """SIGKILL three times at any moment, then to the end: nothing is different."""
     x.people.append(Person("7", "busy", posts_per_day=3000))
     monkeypatch.setattr(x_server, "seconds", 0.05)
     environment = {**os.environ, "X_BEARER_TOKEN": KEYS.bearer_token, "X_API_URL": x_server.address}
@@ -121,7 +121,7 @@ def test_killed_for_real_it_goes_on_and_asks_no_page_twice(x, x_server, tmp_path
         kept.append(stored())
     assert not (tmp_path / "cut" / "curated").exists()
     assert begin(tmp_path / "cut").wait() == 0
-    # Each run goes on behind the last page that was stored: only an answer that was on its way is asked for again.
+    # Each run resumes after the last stored page: only an answer in flight is requested again.
     pages: list[str | None] = []
     for first, begun, ended in zip(kept, [0, *ends], [*ends, len(x.log)], strict=True):
         asked = [entry["query"].get("pagination_token") for entry in x.log[begun:ended] if "/tweets" in entry["path"]]

@@ -34,7 +34,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(x, client, storage, 
     collect(client, storage, ["busy", "tower_tom"])
     assert snapshot(storage) == snapshot(whole)
     asked = pages(x)
-    # What came and was not yet written is the one thing that must be asked for again; X charges it once a day.
+    # Only what came and was not yet written must be requested again; X charges it once a day.
     lost = 0 if written_first or after not in {*range(4, 12), 14} else 1
     assert len(asked) - len(set(asked)) == lost and len(set(asked)) == 9
     assert x.usd == round(737 * 0.005 + 2 * 0.01, 3)
@@ -111,12 +111,12 @@ def test_an_empty_first_page_is_not_the_last(x, client, storage, busy):
     assert collect(client, storage, ["busy"])["rows"] == 730
 
 
-def test_a_token_that_leads_back_is_left(x, client, storage, busy):
+def test_a_repeated_token_is_dropped(x, client, storage, busy):
     x.faults = [Fault("same_token", [3])]
     assert collect(client, storage, ["busy"])["rows"] == 730
 
 
-def test_a_circle_that_cannot_be_left_ends(x, client, storage, monkeypatch):
+def test_an_endless_loop_of_pages_ends(x, client, storage, monkeypatch):
     body = json.loads(json.dumps(client.posts("1000", START, END).body))
     body["meta"]["next_token"] = "always"
     asked = []
@@ -146,7 +146,7 @@ def test_a_token_that_expires_while_all_posts_are_of_the_last_second(x, client, 
     assert collect(client, storage, ["busy"])["rows"] == 150
 
 
-def test_a_time_that_is_none_rejects_the_post_and_not_the_day(x, client, storage, busy):
+def test_an_invalid_time_rejects_the_post_and_not_the_day(x, client, storage, busy):
     busy.posts_per_day = 3
     spoilt = busy.posts(START, NOW, 9)[0]
     x.faults = [Fault("call", [1], action=lambda: spoilt.update(created_at="2026-11-01T25:00"))]

@@ -80,7 +80,7 @@ def test_the_event_tells_rows_cost_and_digest(x, client, storage, caplog):
     assert event["drift"] in caplog.text
 
 
-def test_each_user_who_is_not_all_there_is_told_with_the_reasons():
+def test_each_incomplete_user_is_named_with_the_reasons():
     users = [
         {"username": "a", "status": "ok"},
         {"username": "b", "status": "not_found", "problems": ["first", "second"]},

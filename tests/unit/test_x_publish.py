@@ -200,7 +200,7 @@ def test_a_page_without_what_was_asked_for_is_the_last_that_is_bought(x, client,
 
 
 @pytest.mark.parametrize("dialect", ["tweet", "post", "mixed", "both"])
-def test_whichever_names_x_has_are_found_out(x, client, storage, dialect):
+def test_either_dialect_of_x_is_detected(x, client, storage, dialect):
     x.dialect = dialect
     assert collect(client, storage)["rows"] == 21
     assert {entry["status"] for entry in x.log} == {200}

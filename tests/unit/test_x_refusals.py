@@ -52,7 +52,7 @@ def test_an_answer_is_one_error(status, body, error, words):
     assert type(raised.value) is error
 
 
-def test_an_answer_that_is_well_is_none():
+def test_a_good_answer_is_no_error():
     refusals.check(answer(200, b"not even JSON"))
     for status in (201, 302):
         with pytest.raises(errors.XError):
@@ -76,7 +76,7 @@ def test_the_pause_is_what_is_left_of_the_window_and_up_to_five_seconds(monkeypa
 def test_no_task_waits_for_the_limit_of_a_day(who, left, error):
     with pytest.raises(error):
         refusals.check(answer(429, **{f"x_{who}_limit_24hour_remaining": left}))
-    # Another answer says of that limit what it will.
+    # Other answers may say anything of that limit.
     refusals.check(answer(200, **{f"x_{who}_limit_24hour_remaining": left}))
 
 

@@ -47,7 +47,7 @@ def test_all_users_bad_is_an_error_that_is_not_remembered(x, client, storage):
 
 
 @pytest.mark.parametrize("status", ["protected", "suspended"])
-def test_a_user_who_closes_between_look_up_and_reading_is_no_day_without_posts(x, client, storage, status):
+def test_a_user_gone_after_the_look_up_is_no_day_without_posts(x, client, storage, status):
     found = twitter_etl.resolve_users(client, storage, USERNAMES[:1], DAY)
     x.people[0].status = status
     assert twitter_etl.extract(client, storage, found[0], DAY).user.status in {"protected", "not_found"}

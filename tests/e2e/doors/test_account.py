@@ -66,7 +66,7 @@ def test_a_stranger_reads_nothing_from_the_bucket(server):
     assert requests.get(store.replace("https:", "http:"), timeout=30).status_code == 400
 
 
-def test_no_key_of_aws_lies_on_the_host(server):
+def test_no_aws_key_is_on_the_host(server):
     tasks = server.run("cat /etc/airflow/secrets/tasks.env")
     assert "AWS_ENDPOINT_URL_S3" in tasks and "AWS_ACCESS_KEY_ID" not in tasks and "AWS_SECRET" not in tasks
     assert server.run("ls -d /root/.aws /home/*/.aws /var/lib/airflow*/.aws 2>/dev/null; true") == ""

@@ -34,7 +34,7 @@ for name, value in secrets.items():
         files[name] = said.split()
 print(json.dumps({"processes": processes, "files": files}))
 """
-# Where nobody has to look.
+# Closed to other users.
 CLOSED = [
     "/etc/airflow/secrets",
     "/etc/airflow/airflow.cfg",
@@ -119,7 +119,7 @@ def test_another_user_of_the_host_reads_nothing(server):
 
 
 @pytest.mark.door(18)
-def test_past_nginx_only_its_users_reach_the_api_server(server):
+def test_besides_nginx_only_tasks_reach_the_api_server(server):
     assert [as_user(server, user, API) for user in ("www-data", "airflow-tasks")] == ["200", "200"]
     assert [as_user(server, user, API) for user in ("nobody", "airflow-scheduler", "postgres")] == ["", "", ""]
 
@@ -155,7 +155,7 @@ def test_the_database_knows_airflow_as_airflow_alone(server):
 
 
 @pytest.mark.door(20)
-def test_no_secret_is_where_others_look(server):
+def test_no_secret_is_visible_to_others(server):
     names = server.run("cd /etc/airflow/secrets && ls").split()
     values = {name: server.run(f"cat /etc/airflow/secrets/{name}").strip() for name in names if "." not in name}
     passwords = {"database_password", "warehouse_password", "admin_password"}
@@ -184,7 +184,7 @@ def test_a_command_leaves_no_password_in_the_journal(server):
 
 @pytest.mark.door(20)
 def test_ansible_says_no_secret(server, monkeypatch):
-    """Not even at its most talkative, and where it shows what it would change."""
+    """Not even at its most verbose, showing what it would change."""
     monkeypatch.setattr(server, "ansible", {})
     # A unit of each kind, the file with the tasks' secrets and the database's password would change.
     changed = {"airflow_task_environment": {"AWS_DEFAULT_REGION": "eu-west-1"}, "airflow_parallelism": 3}

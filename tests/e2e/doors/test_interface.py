@@ -1,4 +1,4 @@
-"""What the user interface and the API tell to whom: without a login, with a forged one, with each role."""
+"""Who sees what in the user interface and the API: without a login, with a forged one, with each role."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_each_role_may_do_what_is_its_own(server, people):
     wrong = []
     for (method, path), first in CALLS.items():
         for role, headers in people.items():
-            # A body that says nothing: who may is told so, who may not is not even asked.
+            # An empty body: who may gets an error about it, who may not a refusal first.
             body = {} if method in {"POST", "PATCH"} else None
             status = web.request(method, f"{server.url}/{path}", headers=headers, json=body).status_code
             may = ROLES.index(role) >= ROLES.index(first)
@@ -200,17 +200,17 @@ def test_who_may_only_look_sees_no_secret(server, people):
 
 
 @pytest.mark.door(11)
-def test_what_describes_the_interfaces_is_closed(server):
+def test_the_api_descriptions_are_closed(server):
     web = server.session()
     paths = ["execution/health", "execution/docs", "docs", "redoc", "openapi.json"]
     paths += ["auth/docs", "auth/redoc", "auth/openapi.json", "%64ocs", "//docs", "x/../docs", "execution%2fhealth"]
-    # Those that are another name for nginx are a page of the user interface, which knows no such thing.
+    # Paths that nginx reads differently reach the user interface, which has no such page.
     answers = {path: web.get(f"{server.url}/{path}") for path in paths}
     told = {path: answer.status_code for path, answer in answers.items() if b"openapi" in answer.content.lower()}
     assert told == {} and {answers[path].status_code for path in paths[:8]} == {404}
 
 
-def test_what_a_login_shows_stays_on_no_disk(server):
+def test_pages_after_login_are_not_stored(server):
     answers = {
         path: server.logged_in.get(f"{server.url}/{path}").headers for path in ("api/v2/dags", "", "auth/login/")
     }

@@ -38,7 +38,7 @@ def test_from_outside_only_three_ports_answer(server):
 
 
 @pytest.mark.door(2)
-def test_what_is_for_the_host_alone_listens_on_loopback_alone(server):
+def test_internal_ports_listen_on_loopback_only(server):
     def listening(sockets: str) -> set[str]:
         places = {
             line.split()[3] for line in server.run(f"ss --no-header --listening --numeric {sockets}").splitlines()
@@ -109,7 +109,7 @@ def test_every_answer_has_the_headers_of_a_closed_site(server):
     assert answer.status_code == 421 and set(answer.headers) >= HEADERS
 
 
-def test_what_the_browser_loads_is_packed_and_kept(server):
+def test_static_assets_are_gzipped_and_cached(server):
     page = server.session().get(f"{server.url}/").text
     asset = re.search(r'(?:src|href)="[^"]*?/?(static/assets/[^"]+\.js)"', page)[1]
     answer = server.session().get(f"{server.url}/{asset}")
@@ -128,7 +128,7 @@ def test_a_client_cannot_say_where_it_comes_from(server):
 
 
 @pytest.mark.door(13)
-def test_a_request_that_is_none_is_refused(server):
+def test_malformed_requests_are_refused(server):
     host = f"Host: {server.address}\r\n".encode()
     requests_of_strangers = {
         "two hosts": (b"GET / HTTP/1.1\r\n" + host + b"Host: evil.example\r\n\r\n", {400}),

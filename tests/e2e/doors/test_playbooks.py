@@ -1,4 +1,4 @@
-"""What the playbooks refuse, and what they make good: keys of operators, a lost key, a second run, a cut-off one."""
+"""What the playbooks refuse, and what they repair: operators' keys, a lost key, a second run, a cut-off one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 from tests.server import Play, wait_until
 
 
-def test_who_may_log_in_is_a_list(server, tmp_path):
+def test_only_listed_keys_log_in(server, tmp_path):
     """A second operator comes and goes, and the first keeps the key."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "second"], check=True)
     mine = server.lab.private_key.with_suffix(".pub").read_text().strip()
@@ -22,7 +22,7 @@ def test_who_may_log_in_is_a_list(server, tmp_path):
         assert subprocess.run(ssh, capture_output=True, check=False).returncode == status
 
 
-def test_a_lost_key_of_encryption_is_never_replaced_in_silence(server):
+def test_a_lost_encryption_key_is_never_silently_replaced(server):
     server.run("cd /etc/airflow/secrets && mv fernet_key /root/fernet_key")
     try:
         refused = server.play("site.yml", "--tags", "airflow", succeeds=False)
@@ -32,7 +32,7 @@ def test_a_lost_key_of_encryption_is_never_replaced_in_silence(server):
         server.run("mv /root/fernet_key /etc/airflow/secrets/fernet_key")
 
 
-def test_a_second_run_is_refused_and_told_whose_the_first_is(server):
+def test_a_second_run_is_refused_naming_the_lock_holder(server):
     first = server.begin("site.yml", "--tags", "base")
     try:
         mine = f'"process": {first.pid}'
@@ -47,7 +47,7 @@ def test_a_second_run_is_refused_and_told_whose_the_first_is(server):
     assert server.run("cat /srv/airflow/lock").strip() == ""
 
 
-def test_with_the_database_down_the_doctor_speaks_of_all_the_rest(server):
+def test_with_the_database_down_the_doctor_checks_the_rest(server):
     server.run("systemctl stop postgresql@17-main; touch /run/reboot-required")
     try:
         said = server.play("check.yml", succeeds=False).words

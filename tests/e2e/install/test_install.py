@@ -125,7 +125,7 @@ def test_the_pipeline_lands_on_s3_and_a_second_run_gives_the_same_objects(server
             assert [int(row[name]) for name in COUNTS] == [counts[name] for name in COUNTS]
 
 
-def test_one_screen_says_how_the_server_is(server):
+def test_one_screen_shows_server_status(server):
     said = server.play("status.yml").words
     shown = (r"Airflow 3\.\d", r"PostgreSQL \d+", r"release \d{8}T\d{6}Z", "airflow-triggerer.service active")
     for words in (*shown, r"SchedulerJob \d+ s ago", r"disk \d+ GiB free", "certificate good for", "X charged"):

@@ -1,4 +1,4 @@
-"""Backups: what was dropped by mistake is back as it was a second before, and nobody on the host takes that away."""
+"""Backups: what was dropped by mistake is back as it was a second before, and nobody on the host can delete it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def given(server) -> Iterator[list[str]]:
 
 
 def before_a_mistake(server) -> str:
-    """A moment to go back to: at which there is a table `probe`, and not yet the table `later`."""
+    """A moment to restore to: the table `probe` exists, the table `later` does not yet."""
     server.sql("CREATE TABLE probe AS SELECT 42 AS answer")
     moment = server.sql(
         "SELECT to_char(date_trunc('second', clock_timestamp()) + interval '1 s', 'YYYY-MM-DD HH24:MI:SSOF')"
@@ -136,7 +136,7 @@ print("marked")
 """
 
 
-def test_a_host_in_wrong_hands_takes_no_backup_away(server, given):
+def test_a_compromised_host_deletes_no_backup(server, given):
     assert "incr backup" in server.play("backup.yml", *given).output
     s3 = server.aws("s3")
     found = s3.list_object_versions(Bucket=BUCKET, Prefix="backup/postgresql-")["Versions"]
@@ -198,7 +198,7 @@ def test_while_the_bucket_is_away_history_waits_and_the_doctor_says_so(server, g
     server.play("check.yml", *given)
 
 
-def test_a_host_that_is_destroyed_after_a_mistake_is_back_on_a_new_one_without_it(server, given, record_property):
+def test_a_host_destroyed_after_a_mistake_is_restored_on_a_new_one_without_it(server, given, record_property):
     assert server.play("site.yml", *TAGS, *given).changed == 0
     password, release = server.password, server.run("basename $(readlink /srv/airflow/current)").strip()
     runs, moment = server.sql("SELECT count(*) FROM dag_run"), before_a_mistake(server)

@@ -1,4 +1,4 @@
-"""What a year of production leaves: it goes by itself, and what goes can be read."""
+"""A production year's leftovers are removed automatically and stay readable."""
 
 from __future__ import annotations
 

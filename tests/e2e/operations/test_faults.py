@@ -18,7 +18,7 @@ SUPERUSER = "SELECT rolsuper FROM pg_roles WHERE rolname = 'airflow'"
 
 @dataclass
 class Drift:
-    """What somebody does to the host, what `site.yml --diff` then shows, and what is so again after it."""
+    """What somebody does to the host, what `site.yml --diff` then shows, and what it restores."""
 
     done: str
     shown: str
@@ -242,7 +242,7 @@ PENDING = {
 }  # fmt: skip
 
 
-def test_a_run_that_was_cut_off_is_made_good_by_the_next(server):
+def test_the_next_run_completes_an_interrupted_one(server):
     # What such a run leaves: a new file that no process has read, and a password that nobody was given.
     server.run("cp -p /etc/airflow/airflow.cfg /root/ && touch /etc/airflow/airflow.cfg")
     look = server.play("site.yml", "--tags", "airflow", "--check", "--diff")
@@ -279,7 +279,7 @@ def test_without_a_certificate_one_is_made_and_kept(server):
     assert server.play("site.yml", *own).changed == 0
     served = ssl.get_server_certificate((server.address, 443))
     assert served.strip() in server.run("cat /etc/nginx/tls/certificate.pem")
-    # The doctor trusts it, because it has it by SSH.
+    # The doctor trusts it: it fetched it over SSH.
     server.play("check.yml", "-e", "nginx_certificate=self-signed")
     server.play("site.yml", "--tags", "nginx")
     assert server.session().get(f"{server.url}/api/v2/version").status_code == 200
@@ -317,7 +317,7 @@ def test_where_the_database_is_killed_all_that_use_it_come_back(server):
     server.wait_for_heartbeats(since=killed)
 
 
-def test_where_the_new_one_cannot_start_the_old_one_goes_on(server):
+def test_if_the_new_unit_cannot_start_the_old_one_stays(server):
     old, broken = server.unit("scheduler"), "/run/systemd/system/airflow-scheduler@.service.d"
     server.run(f"mkdir -p {broken} && printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' > {broken}/broken.conf")
     try:
@@ -330,8 +330,8 @@ def test_where_the_new_one_cannot_start_the_old_one_goes_on(server):
 
 
 @pytest.mark.long
-def test_all_of_it_stops_and_starts(server):
-    # One that a restart before this test retired may still be on its way out.
+def test_everything_restarts(server):
+    # A unit that an earlier restart retired may still be stopping.
     active = "systemctl list-units --state=active --plain --no-legend 'airflow-*.service' | cut -d' ' -f1"
     main_processes = f"systemctl show -p MainPID --value $({active})"
     before = set(server.run(main_processes).split())

@@ -15,7 +15,7 @@ from tests.server import wait_until
 
 
 @pytest.mark.long
-def test_every_neighbour_may_fail_and_the_task_is_tried_again(server, api):
+def test_any_dependency_may_fail_and_the_task_is_retried(server, api):
     """In one run: the API is down, then it answers with HTML; orders, S3 and warehouse refuse; the mail server is
     away, then it refuses the login, then the mail."""
     day, lab = like(2, 42), server.lab
@@ -74,7 +74,7 @@ def test_every_neighbour_may_fail_and_the_task_is_tried_again(server, api):
 
 @pytest.mark.long
 def test_the_warehouse_is_slow_then_it_goes_away_between_staging_and_publication(server, api):
-    """Somebody holds the table: the run waits for it, and where the connection is lost meanwhile the day is whole."""
+    """Somebody locks the table: the run waits, and if the connection is lost meanwhile the day stays whole."""
     day = like(2, 57)
     database.deliver(server.lab, BUCKET, day)
     hold = "begin; lock table sales in exclusive mode; select pg_sleep(3600)"
@@ -99,7 +99,7 @@ def test_the_warehouse_is_slow_then_it_goes_away_between_staging_and_publication
 
 
 @pytest.mark.long
-def test_one_bad_recipient_costs_the_others_no_mail_and_is_named(server, api):
+def test_one_bad_recipient_is_named_and_the_others_get_mail(server, api):
     day = like(2, 63)
     database.deliver(server.lab, BUCKET, day)
     run = start(server, api, DAG, day, recipients=["management@lab", "unknown@lab"])

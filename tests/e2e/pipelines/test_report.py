@@ -58,7 +58,7 @@ def test_three_days_with_their_dirt_give_the_hand_checked_answer(server):
 
 
 @pytest.mark.usefixtures("three_days")
-def test_the_mail_is_what_lies_on_s3_and_its_pictures_are_seen(server, browser):
+def test_the_mail_matches_s3_and_its_pictures_show(server, browser):
     day = THREE_DAYS[-1]
     (mail,) = mails(server, f"Daily report {day}")
     assert (mail["to"], mail["from"]) == ("management@lab", "airflow@lab")
@@ -94,7 +94,7 @@ def test_the_mail_is_what_lies_on_s3_and_its_pictures_are_seen(server, browser):
     assert all(count > 20 for count in colours)
 
 
-def test_a_day_that_is_run_again_doubles_nothing_and_late_orders_are_restated(server, api):
+def test_a_rerun_day_duplicates_nothing_and_restates_late_orders(server, api):
     day = like(2, 33)
     database.deliver(server.lab, BUCKET, day)
     # Two runs about one day: the second waits for the first, and has nothing new to mail.
@@ -117,7 +117,7 @@ def test_a_day_that_is_run_again_doubles_nothing_and_late_orders_are_restated(se
 
 @pytest.mark.long
 def test_an_order_that_moves_over_midnight_counts_once(server, api):
-    """Its newest version decides the day; whoever was told of the day that it left is told again."""
+    """Its newest version decides the day; recipients of the day that it left get a new mail."""
     day = like(2, 70)
     after = day + timedelta(days=1)
     database.deliver(server.lab, BUCKET, day, after)
@@ -187,7 +187,7 @@ def test_a_report_that_needs_an_approval_waits_for_it(server, api, answer, sent,
     assert len(mails(server, f"Daily report {day}")) == sent
 
 
-def test_who_triggers_a_run_cannot_mail_the_report_to_a_stranger(server, api):
+def test_triggering_a_run_cannot_mail_a_stranger_the_report(server, api):
     day = like(1, 54)
     database.deliver(server.lab, BUCKET, day)
     run = start(server, api, DAG, day, recipients=["outsider@evil.example"])
@@ -202,6 +202,6 @@ def test_who_triggers_a_run_cannot_mail_the_report_to_a_stranger(server, api):
     assert mails(server, f"Daily report {day}") == []
 
 
-def test_nothing_is_left_of_a_run_but_its_sales(server, api):
+def test_a_run_leaves_only_its_sales(server, api):
     query = "select tablename from pg_tables where schemaname = 'public'"
     assert server.sql(query, "warehouse").split() == ["sales"]

@@ -13,7 +13,7 @@ from tests.e2e.runs import TODAY, pause, start, unpause, wait, wait_for_task
 DAYS = {"twitter": TODAY - timedelta(days=61), "daily_report": TODAY - timedelta(days=62)}
 
 
-def test_both_pipelines_an_update_and_a_restart_at_once_need_no_more_memory_than_there_is(server, ship):
+def test_both_pipelines_an_update_and_a_restart_at_once_fit_in_memory(server, ship):
     machine = server.instance["InstanceId"]
     assert server.instance["InstanceType"] in {"t3.small", "t4g.small"}
     database.deliver(server.lab, BUCKET, DAYS["daily_report"])
@@ -21,7 +21,7 @@ def test_both_pipelines_an_update_and_a_restart_at_once_need_no_more_memory_than
     for dag in DAYS:
         unpause(server, server.logged_in, dag)
     runs = {dag: start(server, server.logged_in, dag, day) for dag, day in DAYS.items()}
-    # What follows begins now; that it runs may be over before anybody looks.
+    # The rest starts now; "running" may be over before anybody looks.
     wait_for_task(server, server.logged_in, "twitter", runs["twitter"], "day_has_settled", "success")
     with ThreadPoolExecutor() as pool:
         restart = pool.submit(server.run, "airflow-restart")

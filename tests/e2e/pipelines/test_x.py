@@ -1,4 +1,4 @@
-"""The X pipeline where X limits, ends the credits, and is asked for many days at once; and how the browser shows it."""
+"""The X pipeline under rate limits, without credits, and for many days at once; and how the browser shows it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def failed(server, api, run: str) -> dict[str, int]:
 
 
 @pytest.mark.long
-def test_a_small_quota_is_waited_for_without_a_slot_and_without_a_try(server, api, x):
+def test_waiting_for_a_small_quota_uses_no_slot_and_no_try(server, api, x):
     """One request for posts in a window: the three users come back window after window."""
     day = TODAY - timedelta(days=40)
     control(server, window_seconds=8, limits={"tweets": 1})
@@ -82,7 +82,7 @@ def test_a_small_quota_is_waited_for_without_a_slot_and_without_a_try(server, ap
     assert extra["rows"] == 21 and extra["users"] == 3 and extra["usd"] == 0.135 and extra["missing"] == []
 
 
-def test_who_is_missing_is_told_by_mail_and_nobody_else_waits(server, api, x):
+def test_a_mail_names_missing_users_and_nobody_else_waits(server, api, x):
     day = TODAY - timedelta(days=45)
     control(server, people=[{"id": "2000", "username": "shy", "status": "protected"}])
     run = start(server, api, "twitter", day, usernames=[*USERNAMES, "shy"])
@@ -97,7 +97,7 @@ def test_who_is_missing_is_told_by_mail_and_nobody_else_waits(server, api, x):
     assert json.loads(text(server, f"curated/x/posts/dt={day}/_manifest.json")) == before
 
 
-def test_ended_credits_stop_at_once_keep_what_was_paid_and_are_told_by_mail(server, api, x):
+def test_without_credits_it_stops_at_once_keeps_paid_data_and_mails(server, api, x):
     day = TODAY - timedelta(days=41)
     # Three users and the first one's posts.
     control(server, credits_usd=0.06)
@@ -142,7 +142,7 @@ def backfill(server, api) -> Backfill:
     return Backfill(days, before, asked)
 
 
-def test_what_airflow_refuses_to_begin_is_said(server, api):
+def test_a_run_airflow_refuses_is_reported(server, api):
     form = '{"conf": {"usernames": ["no name"]}}'
     for days in ([], ["-e", f"from_date={TODAY - timedelta(days=50)}", "-e", f"to_date={TODAY - timedelta(days=50)}"]):
         refused = server.play("run.yml", "-e", "dag=twitter", "-e", form, *days, succeeds=False)

@@ -269,7 +269,7 @@ def test_a_cut_connection_harms_nothing_and_the_next_update_heals(loaded, source
 
 
 @pytest.mark.long
-def test_of_two_updates_the_second_stops(loaded, source, ship):
+def test_a_concurrent_update_is_refused(loaded, source, ship):
     server = loaded
     with slow(server, source) as sign:
         first = begin(server, source)
@@ -302,7 +302,7 @@ def test_a_release_that_was_left_is_not_shipped_by_accident(server, ship):
     assert bad in unknown.output and "-e release=ID" in unknown.words
 
 
-def test_what_airflow_does_not_take_is_put_back(server, ship):
+def test_an_update_not_taken_is_rolled_back(server, ship):
     before = live(server)
     with deaf(server):
         play = ship("-e", "release_live_seconds=5", succeeds=False, mark="NUMBER = 'stuck'\n")

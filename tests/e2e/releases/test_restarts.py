@@ -90,7 +90,7 @@ def test_where_memory_is_short_one_stops_before_the_other_starts(loaded):
     assert run.failed_requests == {} and run.lost() == []
 
 
-# Takes each connection and drops two of three, as an API server does that stops with the connections in its hands.
+# Takes each connection and drops two of three, like an API server that stops with open connections.
 DROPS = """
 import socket
 server = socket.create_server(("127.0.0.1", 8080))

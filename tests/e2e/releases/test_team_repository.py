@@ -30,7 +30,7 @@ def ssh(server, key: Path, *arguments: str, command: str = "") -> subprocess.Com
     return subprocess.run(words, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=60)
 
 
-def test_a_key_that_is_none_is_refused(server):
+def test_an_invalid_key_is_refused(server):
     assert "ssh-keygen -t ed25519" in list_keys(server, succeeds=False, ci="ssh-rsa AAAA").words
 
 

@@ -1,4 +1,4 @@
-"""What hangs is replaced by itself, what holds up the others is ended, and what crashes again and again stops."""
+"""Hung units are replaced automatically, blocking sessions are ended, and crash loops stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.server import Server, wait_until
 
 PAIRS = ("api-server", "runner", "scheduler")
 DROP_IN = "/run/systemd/system/airflow-triggerer.service.d"
-# All that the database has, but for its superuser's: by the user of the services, as a leaking client would.
+# All database connections except the superuser's, by the services' user, as a leaking client would.
 HOARD = """
 import os, time, psycopg2
 address = open(os.environ["CREDENTIALS_DIRECTORY"] + "/database_url").read().strip().replace("+psycopg2", "", 1)
@@ -50,7 +50,7 @@ def test_what_hangs_is_replaced(server):
     assert server.run("journalctl -u airflow-triggerer -o cat").count("Watchdog timeout") == 1
 
 
-def test_a_database_that_stands_still_goes_on_and_nobody_is_replaced(server):
+def test_a_frozen_database_resumes_and_nothing_is_replaced(server):
     units = [*map(server.unit, PAIRS), "airflow-dag-processor.service", "airflow-triggerer.service"]
     before = processes(server, units)
     server.run("systemctl kill -s STOP postgresql@17-main")
@@ -61,7 +61,7 @@ def test_a_database_that_stands_still_goes_on_and_nobody_is_replaced(server):
 
 
 @pytest.mark.long
-def test_who_holds_up_the_others_is_ended(server):
+def test_blocking_sessions_are_ended(server):
     hold = "BEGIN; SELECT count(*) FROM (SELECT * FROM job FOR UPDATE) j; SELECT pg_sleep(3600)"
     server.run(f"systemd-run --quiet --unit=holder --uid=postgres psql -qc {shlex.quote(hold)} airflow")
     server.run(f"systemd-run --quiet --unit=hoarder --property=Type=exec airflow-run python -P -c {shlex.quote(HOARD)}")
@@ -81,7 +81,7 @@ def test_who_holds_up_the_others_is_ended(server):
 
 
 @pytest.mark.long
-def test_what_crashes_again_and_again_ends_as_failed_and_says_why(server):
+def test_a_crash_loop_ends_as_failed_and_says_why(server):
     crash = "/bin/sh -c \"echo ' no such thing' >&2; echo 'KeyError: smtp_default' >&2; exit 1\""
     server.run(
         f"mkdir -p {DROP_IN} && printf '[Service]\\nRestartSec=3\\nExecStart=\\nExecStart=%s\\n' {shlex.quote(crash)} "

@@ -32,7 +32,7 @@ def measured(server) -> Iterator[Server]:
     assert server.run(f"systemctl is-active {EXPORTERS}", check=False).split() == ["inactive", "inactive"]
 
 
-def test_only_who_has_the_password_reads_them(measured):
+def test_the_figures_need_the_password(measured):
     for name in ("host", "airflow"):
         address = f"{measured.url}/metrics/{name}"
         assert requests.get(address, verify=False, timeout=60).status_code == 401

@@ -1,4 +1,4 @@
-"""The room that tasks run in: they outlive what happens to Airflow, and what they do happens to them alone."""
+"""The room that tasks run in: they outlive what happens to Airflow, and what they do affects them alone."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_task_that_is_lost_with_its_runner_runs_again_without_using_up_a_retry
 
 
 @pytest.mark.long
-def test_where_the_setting_says_so_a_lost_task_fails(loaded):
+def test_a_lost_task_fails_if_the_setting_says_so(loaded):
     server = loaded
     server.run("sed -i 's/^rerun_lost_tasks = True/rerun_lost_tasks = False/' /etc/airflow/airflow.cfg")
     server.run("airflow-restart scheduler")
@@ -126,7 +126,7 @@ def test_a_task_that_takes_too_much_fails_alone_and_says_why(loaded, dag, parame
     assert [line for line in run.lost() if dag not in line] == []
 
 
-def test_nothing_of_a_task_is_left(loaded):
+def test_a_task_leaves_no_process(loaded):
     _, state = ended(loaded, "leaver")
     assert state == "success"
     # The scheduler hears of the end before all is tidied.

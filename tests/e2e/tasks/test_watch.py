@@ -9,7 +9,7 @@ from tests.e2e.runs import mails
 from tests.server import wait_until
 
 
-def test_who_has_the_pager_is_mailed_when_it_begins_and_when_it_is_over(server):
+def test_the_pager_is_mailed_when_a_fault_begins_and_ends(server):
     # What other tests had replaced is not told here.
     server.run("rm -f /var/lib/airstrip-heal/done.jsonl")
     wanted = {"watch_mail_to": ["pager@lab.test"], "watch_name": "watched", "watch_quiet": "00:00-23:59"}

@@ -56,7 +56,7 @@ def test_it_is_asked_for_by_name(server, given, old):
 
 
 @pytest.mark.parametrize("playbook", ["site.yml", "rollback.yml"])
-def test_after_an_upgrade_that_was_cut_off_nothing_else_is_played(server, given, playbook):
+def test_after_an_interrupted_upgrade_other_playbooks_refuse(server, given, playbook):
     # What it keeps beside itself until it has ended.
     server.run("mkdir /var/lib/airstrip-upgrade")
     try:
