@@ -41,7 +41,7 @@ WELL = {
     "systemctl": (0, states()),
     "airflow-run": (0, json.dumps({"migration_needed": False})),
     "spending.py": (0, json.dumps(BILL)),
-    "archiver": (0, "12|f"),
+    "archiver": (0, "12"),
     "psql": (0, ""),
     "late": (0, ""),
     "dags": (0, f"twitter|f|30|2026-01-01|{TODAY}\nhourly|f|30|9999|\n"),
@@ -112,7 +112,7 @@ class Host:
         # `airflow-run` begins several programs.
         told_by = {
             "spending.py": "/spending.py",
-            "archiver": "pg_stat_archiver",
+            "archiver": "pg_ls_archive_statusdir",
             "pgbackrest": "--stanza=main",
             "late": "interval '5 min'",
             "dags": "is_paused",
@@ -164,7 +164,8 @@ WRONG = {
     "secrets": (wrong("commands", {"find": (0, "/etc/airflow/secrets/jwt_secret")}), "readable by others"),
     "libraries": (wrong("commands", {"needrestart": (0, "NEEDRESTART-SVC: nginx.service")}), "systemctl restart nginx"),
     "spending": (wrong("commands", {"spending.py": (1, "s3://b/k: AccessDenied")}), "s3://b/k: AccessDenied"),
-    "backup": (wrong("commands", {"archiver": (0, "9000|t")}), "pgbackrest --stanza=main check"),
+    "history": (wrong("commands", {"archiver": (0, "46")}), "pgbackrest --stanza=main check"),
+    "backup": (wrong("commands", {"pgbackrest": backup(27)}), "run playbooks/backup.yml"),
     "drill": (wrong("files", {DRILL: drill(False, 2)}), "journalctl -u airstrip-drill"),
     "reboot": (wrong("files", {"/run/reboot-required": ""}), "playbooks/reboot.yml"),
 }
@@ -249,7 +250,8 @@ def test_what_x_has_charged_is_said_by_user(host):
 
 
 def test_backups_are_looked_at_from_both_ends(host):
-    assert "the newest is 2 h old, the history 12 s, of 1 backups" in host.findings()["backup"].line
+    assert "reaches the bucket" in host.findings()["history"].line
+    assert "the newest of 1 is 2 h old" in host.findings()["backup"].line
     for told in ((0, json.dumps([{"backup": []}])), backup(27)):
         host.commands["pgbackrest"] = told
         assert "no backup since yesterday" in host.findings()["backup"].line

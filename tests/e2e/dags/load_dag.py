@@ -47,7 +47,7 @@ def sleepers():
 def holders():
     """A task that waits for a file, and one after it."""
 
-    @task(execution_timeout=timedelta(minutes=10))
+    @task(execution_timeout=timedelta(minutes=30))
     def hold(params=None) -> str:
         print("Waits for the gate")
         while not Path(params["gate"]).exists():

@@ -17,13 +17,14 @@ FOLLOWS = {
     "dags": {"units", "health"},
     "pipelines": {"units", "health", "dags"},
     "versions": {"units", "health"},
-    "backup": {"health"},
+    "history": {"units", "health"},
+    "backup": {"history"},
     "healing": {"units", "health"},
     "jobs": {"backup", "drill"},
 }
 FOLLOWS_SECONDS = 900
 # What is told at any hour: no task runs, or something is about to be lost.
-URGENT = {"units", "health", "tokens", "database", "disk", "backup"}
+URGENT = {"units", "health", "tokens", "database", "disk", "history", "backup"}
 PATIENCE_SECONDS = 45
 # A restart of what an upgrade replaced comes by itself within a day.
 PATIENCE = {"libraries": 26 * 3600}

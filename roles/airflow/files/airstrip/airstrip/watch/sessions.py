@@ -40,6 +40,11 @@ SELECT 'airflow-triggerer', count(*) || ' triggers wait to be taken', NULL
 FROM trigger WHERE created_date < now() - interval '{LATE_SECONDS} s'
 HAVING count(*) > 0 AND count(triggerer_id) = 0
 """
+# The age of the oldest segment of the history that was not archived yet.
+WAITING = """
+SELECT coalesce(extract(epoch FROM now() - min(modification))::int, 0)
+FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'
+"""
 
 
 class NoDatabase(Exception):

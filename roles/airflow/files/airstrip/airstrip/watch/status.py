@@ -38,7 +38,7 @@ UNION ALL
 SELECT 'database', current_setting('server_version'), pg_size_pretty(pg_database_size(current_database()))
 """
 # Of the checks those that say more than that all is well.
-TELLING = ("disk", "trends", "certificate", "backup", "drill", "spending", "pipelines", "healing")
+TELLING = ("disk", "trends", "certificate", "history", "backup", "drill", "spending", "pipelines", "healing")
 BOLD = "\x1b[1m"
 
 
