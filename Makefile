@@ -95,7 +95,7 @@ docs: build/docs/done ## Build the manual as a site: build/site
 	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --quiet --strict
 
 .PHONY: pictures
-pictures: setup ## Take the manual's pictures of the lab: make lab first
+pictures: setup build/airflow/done ## Take the manual's pictures of the lab: make lab first
 	@command -v dot > /dev/null || apt-get install -y -qq --no-install-recommends graphviz
 	$(BIN)/python -m tests.pictures
 

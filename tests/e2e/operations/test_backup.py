@@ -189,9 +189,9 @@ def test_another_key_begins_anew_beside_the_old_backups(server, given):
 def test_while_the_bucket_is_away_history_waits_and_the_doctor_says_so(server, given):
     server.run("sed -i 's/^repo1-s3-bucket=.*/repo1-s3-bucket=nowhere/' /etc/pgbackrest.conf")
     server.sql("SELECT pg_switch_wal()")
-    failed = "SELECT failed_count > 0 FROM pg_stat_archiver"
-    wait_until(lambda: server.sql(failed) == "t", 120, "the archive does not fail")
-    assert "FAIL  backup" in server.play("check.yml", *given, succeeds=False).output
+    looked = "airstrip check history"
+    wait_until(lambda: "FAIL  history" in server.run(looked, check=False), 120, "the doctor does not see it")
+    assert "FAIL  history" in server.play("check.yml", *given, succeeds=False).output
     server.play("site.yml", *TAGS, *given)
     sent = "SELECT last_archived_time > last_failed_time FROM pg_stat_archiver"
     wait_until(lambda: server.sql(sent) == "t", 120, "the history does not reach the bucket")
