@@ -1,4 +1,4 @@
-# Airstrip: `make` lists what there is to do. The lab and the tests need root: sudo make lab
+# Airstrip: `make` lists the targets. The lab and the tests need root: sudo make lab
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
@@ -10,17 +10,17 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
         --custom-compile-command "make lock" $(UPGRADE)
 UPGRADE ?= --upgrade
 EXTRAS := $(basename $(wildcard roles/airflow/files/extras/*.in))
-# Airstrip's own package, which the lock file covers by its hash: the bytes are the same wherever it is built.
+# Airstrip's own package. The lock file pins its hash, so the build is reproducible.
 OWN := roles/airflow/files/airstrip
 WHEEL := $(BIN)/uv build --quiet --offline --wheel --clear --out-dir build/wheels $(OWN)
-# A line for each test as it ends. A folder of tests stays in one lane; they are begun in the order of CONTRIBUTING.md.
+# One line per finished test. A folder of tests stays in one lane; they start in the order of CONTRIBUTING.md.
 PYTEST := PYTHONUNBUFFERED=1 $(BIN)/pytest --verbose --durations=20
 LANES ?= 2
 UNIT := AIRFLOW_HOME=$(CURDIR)/build/airflow/home PYTHONPATH=. PYTHONUNBUFFERED=1 build/airflow/bin/pytest --verbose --durations=20 tests/unit \
         --cov=etl --cov-report=term --cov-fail-under=95
 IN_LANES := --numprocesses=$(LANES) --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Wherever the environment forbids bytecode: Ansible is begun some hundred times, and would be compiled each time.
+# If the environment forbids bytecode, each of some hundred Ansible starts would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
@@ -31,7 +31,7 @@ help: ## List the targets
 setup: build/packages .venv/done ## Install what the controller, the lab and the tests need
 
 .PHONY: lab
-lab: setup $(if $(filter bigquery,$(LAB_WAREHOUSE)),build/bigquery/done) ## Make a machine on the lab's EC2, deploy Airflow to it, collect posts onto S3, mail a report
+lab: setup $(if $(filter bigquery,$(LAB_WAREHOUSE)),build/bigquery/done) ## Start a machine on the lab's EC2, deploy Airflow to it, collect posts onto S3, mail a report
 	@$(BIN)/python -m lab.first_run
 
 .PHONY: lab-check
@@ -47,7 +47,7 @@ lab-ssh: setup ## Log in to the lab's machine
 	@$(LAB) ssh
 
 .PHONY: lab-down
-lab-down: setup ## Take the lab away
+lab-down: setup ## Delete the lab
 	$(LAB) down
 
 .PHONY: lint
@@ -67,7 +67,7 @@ e2e: setup build/airflow/done build/bigquery/done ## Run all tests on machines o
 test: setup ## Run all tests but the long ones
 	@$(MAKE) --no-print-directory --jobs=2 all-lanes unit-alone
 
-# All in one go, so that no lane is idle while another works.
+# In one pytest run, so that no lane idles while another works.
 .PHONY: all-lanes
 all-lanes: build/airflow/done build/bigquery/done build/docs/done
 	$(PYTEST) $(IN_LANES) -m "not long" tests/lint tests/policy tests/aws tests/e2e
@@ -86,7 +86,7 @@ bench: setup build/airflow/done ## Measure what the README shows, compare, write
 	$(BIN)/python -m tests.bench $(NAME)
 
 .PHONY: soak
-soak: setup build/airflow/done build/soak/done ## Try for hours, and print figures; one group with NAME=updates, outages, restarts, examples, receipts, history, restores, move, disks, upgrades, faults, peace, orders, mutants or controllers
+soak: setup build/airflow/done build/soak/done ## Test for hours, and print figures; one group with NAME=updates, outages, restarts, examples, receipts, history, restores, move, disks, upgrades, faults, peace, orders, mutants or controllers
 	PATH=$(CURDIR)/build/soak/bin:$(PATH) $(BIN)/python -m tests.soak $(NAME)
 
 .PHONY: docs
@@ -116,7 +116,7 @@ lock: .venv/done ## Choose newer versions and pin them with hashes
 
 build/packages: Makefile
 	@mkdir -p build
-	@# The database server is for the lab alone: Debian shall not start one of its own.
+	@# Only the lab uses the database server: keep Debian from starting one itself.
 	@if ! [ -e /etc/postgresql-common ]; then \
 	  mkdir /etc/postgresql-common && echo create_main_cluster = false > /etc/postgresql-common/createcluster.conf; fi
 	@if ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
@@ -137,7 +137,7 @@ build/airflow/done: .venv/done roles/airflow/files/requirements.txt tests/unit/r
 	  --find-links build/wheels roles/airflow/files/requirements.txt tests/unit/requirements.txt
 	@touch $@
 
-# An emulator of BigQuery, whose packages do not go together with the lab's.
+# An emulator of BigQuery, whose packages conflict with the lab's.
 build/bigquery/done: .venv/done lab/bigquery.txt
 	$(BIN)/uv venv --quiet --clear --python python3 build/bigquery
 	VIRTUAL_ENV=build/bigquery $(BIN)/uv pip sync --quiet --require-hashes lab/bigquery.txt

@@ -1,11 +1,11 @@
 """### The business report of a UTC day
 
-Takes the orders of a database, the exchange rates of an API and the receipts that the shops deliver to S3, cleans and
-combines them, replaces the day in the warehouse, and mails what the warehouse then says to `report_recipients`.
+Reads orders from a database, exchange rates from an API and the receipts that shops deliver to S3, cleans and
+combines them, replaces the day in the warehouse, and mails the warehouse's numbers to `report_recipients`.
 
-**Again?** Clear or run a day as often as you like: the day in the warehouse becomes what its sources say now. A mail
-goes out when the report differs from the one that was mailed last. An order whose time was changed leaves the day
-where it was: that day is run again by itself, and whoever was told of it is told again.
+**Again?** Clear or run a day as often as you like: the day in the warehouse then matches its sources. A mail
+goes out when the report differs from the last one mailed. If an order's time changes, it leaves the day
+it was on: that day is run again automatically, and its recipients are mailed again.
 
 **A number failed its check?** The mail says why. Refused rows are stored with their reasons below
 `s3://<report_bucket>/quarantine/report/sales/dt=<day>/`; correct the source and run the day again.
@@ -14,7 +14,7 @@ where it was: that day is run again by itself, and whoever was told of it is tol
 
 **To see it before others do**, tick *approval* (or set `report_approval`): the run then waits under *Required Actions*.
 
-Whoever may trigger a run may mail fewer people or ask for an approval. Other people are the administrator's:
+Anyone who can trigger a run can mail fewer people or ask for an approval. Only the administrator can add people:
 `report_recipients`, or their domain in `report_recipient_domains`.
 """
 
@@ -45,7 +45,7 @@ def receipts_have_come() -> S3KeySensor:
         task_id="receipts_have_come",
         bucket_name=report.BUCKET,
         bucket_key=layout.receipts(report.DAY),
-        # A role that may list a prefix is told by AWS what is there, but refused where it asks for what is not.
+        # A role that may only list a prefix can see what is there, but AWS refuses a request for a missing object.
         wildcard_match=True,
         aws_conn_id=None,
         deferrable=True,
@@ -60,7 +60,7 @@ def receipts_have_come() -> S3KeySensor:
     schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
     start_date=pendulum.datetime(2020, 1, 1, tz="UTC"),
     catchup=False,
-    # A day may wait for its shops or its approval while others run. Of two runs about one day the second waits.
+    # A day may wait for shops or approval while others run. If two runs are for one day, the second waits.
     max_active_runs=16,
     default_args={
         "owner": "data",
@@ -119,17 +119,17 @@ def daily_report() -> None:
         html_content=made["html"],
         text_content=made["text"],
         pictures=made["pictures"],
-        # A mail that a retry sends twice, since its server's answer was lost, is known as one by its id.
+        # If a retry sends a mail twice because the server's answer was lost, its id shows that it is the same.
         custom_headers={"Message-ID": f"<{report.DAY}.{report.STAGING}.{{{{ dag_run.clear_number or 0 }}}}@airstrip>"},
         pre_execute=report.refuse_outdated,
         trigger_rule="none_failed_min_one_success",
     )
-    # An order has one day: whoever was told of another, which it has left, is told again.
+    # An order has one day: recipients of the report that it has left get a new one.
     TriggerDagRunOperator.partial(
         task_id="restate", trigger_dag_id="daily_report", skip_when_already_exists=True
     ).expand_kwargs(task(report.restatements)(made["restated"]))
     orders = task(report.extract_orders)(report.ORDERS)
-    # One at a time, or two runs that begin together would both find the day free.
+    # One at a time, or two simultaneous runs would both find the day free.
     check_settings = task(max_active_tis_per_dag=1)(report.check_settings)
     settings = check_settings(to, report.ORDERS, report.RATES, report.WAREHOUSE, "smtp_default")
     settings >> receipts_have_come() >> [orders, fetch_rates]

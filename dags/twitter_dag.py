@@ -5,9 +5,9 @@ Looks the users up, reads each one's day in a task of its own, and publishes one
 rows, the cost and the manifest's SHA-256.
 
 **Again?** Clear or run a day as often as you like: pages that were bought are kept below `raw/x/posts/` and
-never asked for again. A run for other users adds these to the day and leaves all others alone. A rate limit shows as
-*up for reschedule* until X's window ends; the task then goes on behind its last page, and loses no try. To buy a day
-once more, delete `raw/x/posts/dt=<day>/` first.
+never requested again. A run for other users adds them to the day and leaves the rest alone. A rate limit shows as
+*up for reschedule* until X's window ends; the task then resumes after its last page, without using a retry. To buy a
+day again, delete `raw/x/posts/dt=<day>/` first.
 
 **Somebody is missing?** A post that lacks something goes to `quarantine/x/posts/`, and so does a user whose posts fail
 the checks; all others are published. The manifest and a notice say who is missing and why. Once the cause is fixed,
@@ -15,10 +15,10 @@ clear the run: nothing is bought again.
 
 **Stopped by the budget, a cap or missing credits?** Raise `x_max_usd` (or buy credits), then clear the failed tasks.
 
-**Older days:** *Trigger → Backfill*. X shows a user's newest 3,200 posts and no more.
+**Older days:** *Trigger → Backfill*. X shows only a user's newest 3,200 posts.
 
-Each field of the trigger form holds for one run; empty means the Airflow variable of that name with `x_` before it.
-Whoever may trigger a run may lower its budget; to raise it is the administrator's.
+Each field of the trigger form applies to one run; empty means the Airflow variable of that name with prefix `x_`.
+Anyone who can trigger a run can lower its budget; only the administrator can raise it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ FORM = {
 
 @dag(
     schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
-    # X's API knows no earlier day; a run before the start would do nothing and succeed.
+    # X's API has no earlier days; a run before the start would do nothing and succeed.
     start_date=pendulum.datetime(2010, 11, 6, tz="UTC"),
     catchup=False,
     # Two runs over one day would buy its pages twice.

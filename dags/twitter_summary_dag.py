@@ -2,7 +2,7 @@
 
 Runs whenever the DAG `twitter` has published a day (the asset `x_posts`) and writes below
 `s3://<x_bucket>/curated/x/summary/dt=<day>/` one `summary.csv` and a `summary.png` for each user. After a backfill
-one run may be about several days. Triggered by hand it needs the day. Beside it `curated/x/bill/month=….csv` says
+one run may cover several days. A manual run needs the day. In addition, `curated/x/bill/month=….csv` says
 what X charged in this month, by day and user.
 """
 
@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airstrip.notices import notify_failure
 from etl.x.contract import POSTS
 
-# The gate refuses a release of which the DAG twitter publishes one of them no more.
+# The gate refuses a release in which the DAG twitter no longer publishes one of these.
 READS = POSTS.read_by("twitter_summary", "username", "post_id", "created_at", "like_count", "retweet_count")
 
 

@@ -1,7 +1,7 @@
-"""What a pipeline promises of its rows: their columns, types, ranges and key.
+"""What a pipeline guarantees of its rows: their columns, types, ranges and key.
 
-Standard library alone: DAG files say here what they read, and are parsed at every turn. So the gate refuses a release
-in which somebody reads what is published no more. pandera, which takes a second to import, checks the rows.
+Standard library alone: DAG files, which are parsed again and again, declare here what they read. So the gate refuses a
+release in which a reader's column is no longer published. pandera, which takes a second to import, checks the rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WORDS = {
 
 
 class ContractError(PermanentError):
-    """Somebody reads or writes what the contract does not have."""
+    """A column is read or written that the contract does not have."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ class Column:
     pattern: str = ""
     values: tuple[str, ...] = ()
     least: int | None = None
-    # The most that a string takes in UTF-8, where a warehouse wants to know.
+    # A string's maximum size in UTF-8, for warehouses that need it.
     bytes: int = 256
 
     def range(self) -> str:
-        """Return in words which values there are."""
+        """Describe the allowed values."""
         said = ", ".join(f"`{value}`" for value in self.values) or (f"`{self.pattern}`" if self.pattern else "")
         return said if self.least is None else f"{self.least} or more"
 
 
 @dataclass(frozen=True)
 class Contract:
-    """The columns of a table, in their order; `key` is there once. Whoever changes it raises `version`."""
+    """The columns of a table, in their order; `key` is unique. Raise `version` with each change."""
 
     name: str
     version: int
@@ -83,7 +83,7 @@ class Contract:
         return frame.astype({column.name: TYPES[column.type][0] for column in self.columns})
 
     def problems(self, frame: pd.DataFrame, whole: bool = True) -> list[str]:
-        """Return what of a table breaks the contract, a line a column; in a part of one a key may come again."""
+        """Return how a table breaks the contract, a line a column; a part of a table may repeat a key."""
         from pandera.errors import SchemaErrors
 
         try:

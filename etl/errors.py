@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 class PermanentError(Exception):
-    """Trying again changes nothing; the message says what to change."""
+    """Retrying does not help; the message says what to change."""
 
 
 class TemporaryError(Exception):
-    """Later it may work: after `seconds`, where that is known."""
+    """A retry may work: after `seconds`, if known."""
 
     seconds: float | None = None

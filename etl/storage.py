@@ -12,7 +12,7 @@ import fsspec
 from etl.errors import PermanentError
 
 PARTIAL = ".partial"
-# What a stream holds in memory of an object.
+# How much of an object a stream holds in memory.
 BLOCK_BYTES = 8 * 2**20
 
 
@@ -36,7 +36,7 @@ class Storage:
         path = self._path(key)
         with self._explained(path):
             if self._s3:
-                # One PUT: an open file would be committed half when its writer fails.
+                # One PUT: an open file would be committed half-written if its writer fails.
                 self._filesystem.pipe_file(path, content)
             else:
                 self._filesystem.pipe_file(path + PARTIAL, content)
@@ -59,7 +59,7 @@ class Storage:
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:
-        """Open an object to be written in pieces; it is there when the block ends, and not where it fails."""
+        """Open an object to be written in pieces; it exists once the block ends, unless the block fails."""
         path = self._path(key)
         with self._explained(path):
             stream = self._filesystem.open(path if self._s3 else path + PARTIAL, "wb", **self._blocks)
@@ -110,7 +110,7 @@ class Storage:
         try:
             yield
         except FileNotFoundError as error:
-            # S3 has two things that may be missing; a path may hold the word bucket, too.
+            # On S3 the bucket or the object may be missing; a path may contain the word bucket, too.
             said = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
             if reads and said != "NoSuchBucket":
                 raise

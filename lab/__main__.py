@@ -37,13 +37,13 @@ def up(lab: Lab) -> None:
 
 
 def down(lab: Lab) -> None:
-    """Stop and remove all that the lab made, except the cached images and packages."""
-    # First the hypervisor, which would switch the machines on again.
+    """Stop and delete everything in the lab except the cached images and packages."""
+    # Stop the hypervisor first: it would start the machines again.
     stop(lab.state / "aws" / "process.pid")
     for identity in machines.known(lab):
         machines.down(lab, identity)
     for pid_file in lab.state.rglob("*.pid"):
-        # What they would still write is deleted next; the S3 store takes half a minute to end in order.
+        # Their data is deleted next, and a clean stop of the S3 store takes half a minute.
         stop(pid_file, seconds=1)
     for socket in services.s3.sockets(lab):
         socket.unlink(missing_ok=True)

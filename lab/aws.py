@@ -55,7 +55,7 @@ class Api:
     faults: dict[str, tuple[str, str]] = field(default_factory=dict)
     sessions: dict[str, str] = field(default_factory=dict)
     reboots: list[str] = field(default_factory=list)
-    # What the playbooks asked for, as policies name it, or by method and path where the API has no names.
+    # Requests of the playbooks, as policies name them, or by method and path if the API has no names.
     asked: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class Api:
             vpcs,
         )
 
-        # moto has a name of its own for this type, by which nobody asks.
+        # moto has its own name for this type, which no client uses.
         tags.EC2_PREFIX_TO_RESOURCE["eipalloc"] = "elastic-ip"
         addresses = (str(address) for address in itertools.cycle(list(self.public_subnet.hosts())))
         elastic_ip_addresses.random_ip = elastic_network_interfaces.random_public_ip = lambda: next(addresses)
@@ -125,7 +125,7 @@ class Api:
 
         def make_as_aws_does(volume: Any, *arguments: Any, **more: Any) -> None:
             make(volume, *arguments, **more)
-            # AWS always says from which snapshot, if only that there is none.
+            # AWS always reports a snapshot id, even if it is empty.
             volume.snapshot_id = volume.snapshot_id or ""
 
         elastic_block_store.Volume.__init__ = make_as_aws_does
@@ -178,7 +178,7 @@ class Api:
         return self.moto(environ, start)
 
     def _refusal(self, key: str, service: str, action: str, body: bytes) -> tuple[str, str] | None:
-        """Why a key that is not the operator's may not do this, by the policies of its instance's role."""
+        """Why the policies of an instance's role forbid this, for keys other than the operator's."""
         role = self.sessions.get(key)
         if role is None:
             return "AuthFailure", "AWS was not able to validate the provided access credentials"
@@ -198,7 +198,7 @@ class Api:
         return code, f"{role} is not authorized to perform: {wanted} on resource: {resource}"
 
     def _public_access(self, environ: dict[str, Any], start: Start, body: bytes) -> Iterable[bytes]:
-        """Keep the setting that the store does not have; it is remembered, not enforced."""
+        """Keep the setting that the store does not have; it is stored, not enforced."""
         bucket, method = environ["PATH_INFO"].strip("/"), environ["REQUEST_METHOD"]
         if method == "PUT":
             self.public_access[bucket] = body
@@ -213,7 +213,7 @@ class Api:
         return [found or PUBLIC_ACCESS_MISSING.encode()]
 
     def _pass_on(self, environ: dict[str, Any], start: Start, body: bytes) -> Iterable[bytes]:
-        """Let the S3 store answer; the signature covers the headers, so that they go as they came."""
+        """Let the S3 store answer; headers are passed on unchanged, because they are signed."""
         if environ["REQUEST_METHOD"] == "DELETE" and not environ["QUERY_STRING"]:
             self.public_access.pop(environ["PATH_INFO"].strip("/"), None)
         headers = {

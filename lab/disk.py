@@ -1,7 +1,7 @@
 """An instance's disk: a writable layer over Debian's image, or over a host that was deployed once and kept.
 
-A kept host is to the lab what an image made from an instance is to EC2: shared and read-only, and each machine that
-starts from it gets keys, an id and a name of its own from its own cloud-init.
+A kept host is like an image made from an instance on EC2: shared and read-only, and each machine that starts from it
+gets its own keys, id and name from its own cloud-init.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def kept(name: str) -> Path | None:
 
 
 def start_from(lab: Lab, stack: str, host: Path | None) -> None:
-    """Let the next instance of a stack start from a kept host instead of Debian's image, or from that again."""
+    """Let the next instance of a stack start from a kept host, or from Debian's image again."""
     choice = lab.state / "disks" / stack
     choice.parent.mkdir(parents=True, exist_ok=True)
     choice.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def unmount(folder: Path) -> None:
 def keep(lab: Lab, folder: Path, stack: str, name: str) -> Path:
     """Keep the disk of a stopped instance as a host to start from; the instance goes on in a new layer over it.
 
-    Hosts that were kept before and that no machine uses are removed: each is about 2 GB.
+    Older kept hosts that no machine uses are deleted: each is about 2 GB.
     """
     if (lab.state / "disks" / stack).exists():
         raise LabError(f"{stack} started from a kept host itself: keep one that started from Debian's image")
@@ -78,7 +78,7 @@ def keep(lab: Lab, folder: Path, stack: str, name: str) -> Path:
         if str(old) not in mounts:
             shutil.rmtree(old)
     shutil.rmtree(folder / "work")
-    # A name of its own first: what is cut off must not be taken for a host.
+    # A temporary name first: a partial copy must not pass for a host.
     unfinished = HOSTS / f"{name}.unfinished"
     run("mv", "--no-target-directory", folder / "layer", unfinished)
     host = unfinished.rename(HOSTS / name)

@@ -1,6 +1,6 @@
-"""What is behind the API: it makes the machines, addresses and closed ports that the API promises.
+"""The backend of the API: it creates the machines, addresses and closed ports that the API reports.
 
-Run as a process of its own: `python -m lab.ec2`. moto remembers in memory, so that the account ends with the process.
+Run as a process of its own: `python -m lab.ec2`. moto keeps state in memory, so the account ends with the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NOTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "
 
 
 class Credentials:
-    """Temporary keys of roles, which the S3 store honours under the role's policies of the API."""
+    """Temporary keys of roles; the S3 store enforces the policies that the role has in the API."""
 
     def __init__(self, lab: Lab, api: Api) -> None:
         self.api = api
@@ -54,7 +54,7 @@ class Credentials:
 
 
 def _guarded(action: Any, *arguments: Any) -> None:
-    """What fails now must not take the rest along: the log tells of it, and the next turn tries again."""
+    """A failure must not stop the rest: it is logged, and the next round retries."""
     try:
         action(*arguments)
     except Exception:
@@ -63,7 +63,7 @@ def _guarded(action: Any, *arguments: Any) -> None:
 
 
 class Hypervisor:
-    """Holds machines, names and rules against the API, again and again."""
+    """Keeps reconciling machines, names and rules with the API."""
 
     def __init__(self, lab: Lab, api: Api) -> None:
         self.lab, self.api = lab, api
@@ -71,7 +71,7 @@ class Hypervisor:
         self.rules: Any = None
 
     def tend(self) -> None:
-        """Make what is equal to what the API says."""
+        """Make reality match the API."""
         wanted = {each.id: each for each in self.api.ec2.all_instances()}
         alive = {each for each, instance in wanted.items() if instance.state != "terminated"}
         self._filter([wanted[each] for each in alive])
@@ -150,7 +150,7 @@ def accepted(rule: Any, members: dict[str, list[str]]) -> list[str]:
 
 
 def main() -> None:
-    """Serve the lab that the environment names, until told to stop."""
+    """Serve the lab that the environment names, until stopped."""
     lab = Lab()
     certificate = lab.certificates / "services.pem"
     api = Api(
@@ -161,7 +161,7 @@ def main() -> None:
         lab.subnet,
         lab.public_subnet,
     )
-    # Machines of an account that is forgotten belong to nobody.
+    # The account is gone, so its machines are orphans.
     hypervisor = Hypervisor(lab, api)
     hypervisor.tend()
     metadata.serve(api, lab.gateway, METADATA_PORT, Credentials(lab, api).mint)

@@ -1,4 +1,4 @@
-"""`make lab`: each step with what it does and how long it usually takes, and the wide output in a log."""
+"""`make lab`: each step with what it does and how long it usually takes, with the full output in a log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LOG = ROOT / "build" / "lab.log"
-# So often a step says what it is at, where nobody sees a line change in place.
+# Seconds between progress lines where output is not a terminal.
 SILENT_SECONDS = 20
 LAST_LINES = 25
 
@@ -70,7 +70,7 @@ class Progress:
         print(f"{self.title}, usually {step.usual} s", flush=True)
 
     def show(self) -> None:
-        """Say where it is: in place on a terminal, else now and then."""
+        """Show progress: in place on a terminal, else now and then."""
         now = time.monotonic()
         if self.in_place:
             print(f"\r\x1b[K      {now - self.began:.0f} s  {self.task[:90]}", end="", flush=True)

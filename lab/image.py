@@ -74,7 +74,7 @@ def image(suite: str) -> Path:
     authorities = extra_authorities()
     recipe = "\0".join([suite, PACKAGES, CUSTOMIZE, *authorities])
     folder = CACHE / "images" / f"{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    # Of two labs that start at once the second finds the image of the first.
+    # If two labs start at once, the second finds the first one's image.
     with locked(folder.parent / f"{suite}.lock"):
         if not folder.exists():
             build(folder, suite, authorities)
@@ -82,7 +82,7 @@ def image(suite: str) -> Path:
 
 
 def build(folder: Path, suite: str, authorities: list[str]) -> None:
-    """Make the image of a suite that trusts some more authorities; one that was cut off is no image."""
+    """Build a suite's image that trusts more authorities; an interrupted build leaves no image."""
     for stale in folder.parent.glob(f"{suite}-*.building"):
         shutil.rmtree(stale)
     print(f"lab: building the Debian image {folder.name} (about a minute, once)", flush=True)
@@ -93,7 +93,7 @@ def build(folder: Path, suite: str, authorities: list[str]) -> None:
             (Path(trust) / f"lab-{number}.crt").write_text(pem)
         building = folder.with_suffix(".building")
         run(
-            # What it mounts goes with it, also where it is cut off.
+            # Its mounts end with it, even if it is interrupted.
             *["unshare", "--mount", "mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}"],
             f"--customize-hook={CUSTOMIZE}",
             f"--customize-hook=copy-in {trust}/. /usr/local/share/ca-certificates/",

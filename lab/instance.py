@@ -20,7 +20,7 @@ from lab.settings import CACHE, Lab
 
 # What systemd-nspawn exits with when the machine inside asked for a reboot.
 REBOOT = 133
-# Of a machine: the packages that it has fetched.
+# In a machine: the packages that it has fetched.
 FETCHED = "packages"
 
 
@@ -45,7 +45,7 @@ def _pid_file(lab: Lab, identity: str) -> Path:
 
 
 def known(lab: Lab) -> set[str]:
-    """The ids of all instances that have something on this machine."""
+    """The ids of all instances that have files on this machine."""
     return {path.name for path in lab.instances.glob("i-*")}
 
 
@@ -86,7 +86,7 @@ def _enter_cgroups(lab: Lab, machine: Machine) -> None:
         for limit in ("memory.limit_in_bytes", "memory.max"):
             with contextlib.suppress(OSError):
                 (group / limit).write_text(str(machine.memory))
-        # A v1 cpuset takes no process before it has CPUs; nothing in the lab needs one.
+        # A v1 cpuset accepts no process until it has CPUs; nothing in the lab needs one.
         with contextlib.suppress(OSError):
             (group / "cgroup.procs").write_text("0")
 
@@ -99,18 +99,18 @@ def _plug_in(lab: Lab, machine: Machine) -> Path:
     if not Path("/sys/class/net", cable).exists():
         subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
         run("ip", "netns", "add", name)
-        # A new machine is no router, whatever this one is.
+        # A new machine does not route, even if this one does.
         run("ip", "netns", "exec", name, "sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")
         card = ["name", "ens5", "address", machine.mac, "netns", name]
         run("ip", "link", "add", cable, "type", "veth", "peer", *card)
         run("ip", "link", "set", cable, "master", lab.bridge, "up")
-        # The instances talk to the router alone, which passes on what their security groups admit.
+        # The instances reach only the router, which forwards what their security groups admit.
         run("ip", "link", "set", cable, "type", "bridge_slave", "isolated", "on")
     return namespace
 
 
 def _packages(suite: str) -> Path:
-    """Where the packages are that machines of a suite have fetched."""
+    """Where packages fetched by machines of a suite are."""
     return CACHE / "apt" / suite
 
 
@@ -118,7 +118,7 @@ def _share_packages(place: Path) -> None:
     """Let the next machines find what this one has fetched."""
     for package in (place / FETCHED).glob("*.deb"):
         shared = _packages(json.loads((place / "machine.json").read_text())["suite"])
-        # Whole or not at all, whoever looks meanwhile.
+        # Atomic, even for concurrent readers.
         copy = shutil.copy2(package, shared / f".{place.name}-{package.name}")
         os.replace(copy, shared / package.name)
 
@@ -146,7 +146,7 @@ def boot(lab: Lab, identity: str) -> int:
             child.send_signal(signal.SIGTERM)
 
     def reboot(*_: object) -> None:
-        # What Ctrl-Alt-Del is to the machine's systemd.
+        # The machine's systemd takes this as Ctrl-Alt-Del.
         for first in psutil.Process(child.pid).children() if child else []:
             first.send_signal(signal.SIGINT)
 
@@ -185,7 +185,7 @@ def power_off(lab: Lab, identity: str) -> None:
 
 
 def down(lab: Lab, identity: str) -> None:
-    """Pull the machine's plug and remove all it wrote, so that it need not end in order."""
+    """Kill the machine without a clean shutdown, and delete all it wrote."""
     stop(_pid_file(lab, identity), seconds=0)
     _share_packages(folder(lab, identity))
     disk.unmount(folder(lab, identity))

@@ -11,7 +11,7 @@ DEBIAN = "136693071363"
 
 
 def images() -> list[dict[str, Any]]:
-    """The public machine images: Debian's own, and one that only has the same kind of name."""
+    """The public machine images: Debian's own, and one whose name only looks alike."""
     names = [f"debian-{version}-{kind}-20261005-2257" for version in SUITES for kind in ("amd64", "arm64")]
     found = [image(name, f"ami-0debian{number:010d}") for number, name in enumerate(names)]
     return [*found, image("debian-13-amd64-20991231-9999", "ami-0lookalike00000000", owner="999988887777")]

@@ -1,4 +1,4 @@
-"""A mail server that wants TLS and a login, keeps each mail as a file, and knows nobody called unknown."""
+"""A mail server that requires TLS and a login, stores each mail as a file, and has no user unknown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab import web
 
 
 class Mails(Mailbox):
-    """Takes mails for everybody but one."""
+    """Accepts mail for every recipient but one."""
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]

@@ -15,12 +15,12 @@ from lab.aws import Api
 from lab.settings import ACCOUNT, REGION
 
 VERSIONS = ["2009-04-04", "2016-09-02", "2018-09-24", "2021-03-23", "latest"]
-# Gives credentials for a role: the AWS fields AccessKeyId, SecretAccessKey, Token and Expiration.
+# Returns credentials for a role: the AWS fields AccessKeyId, SecretAccessKey, Token and Expiration.
 Mint = Callable[[str], dict[str, str]]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers for one account; `serve` makes one of its own of it."""
+    """Answers for one account; `serve` subclasses it."""
 
     api: Api
     mint: Mint
@@ -37,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def instance(self) -> Any:
-        """The instance that asks, or nothing after an answer that says why not."""
+        """The instance that asks, or None after an error response."""
         caller = self.client_address[0]
         found = [each for each in self.api.ec2.all_instances() if each.private_ip == caller and each.state == "running"]
         if not found or found[0].metadata_options.http_endpoint == "disabled":
@@ -149,7 +149,7 @@ def meta_data(instance: Any) -> dict[str, Any]:
 
 
 def iam(role: str, mint: Mint) -> dict[str, Any]:
-    """The role of an instance, and its credentials, which are made when they are asked for."""
+    """The role of an instance, and its credentials, created on request."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     profile = f"arn:aws:iam::{ACCOUNT}:instance-profile/{role}"
     info = {"Code": "Success", "LastUpdated": now, "InstanceProfileArn": profile}

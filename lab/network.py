@@ -14,7 +14,7 @@ DOMAIN = f"{REGION}.compute.internal"
 
 
 def up(lab: Lab) -> None:
-    """Make the bridge and its name server; take over what an earlier run left."""
+    """Create the bridge and its name server; reuse what an earlier run left."""
     if not Path("/sys/class/net", lab.bridge).exists():
         for network in (lab.subnet, lab.public_subnet):
             routes = run("ip", "-4", "route", "show", "root", str(network))
@@ -63,7 +63,7 @@ def name(lab: Lab, mac: str, address: str) -> None:
     lease.write_text(text)
     (folder / "names" / host).write_text(f"{address} {host}.{DOMAIN}\n")
     if had_an_owner:
-        # It keeps the earlier owner's lease in memory, and would refuse the address to the new one.
+        # It keeps the old owner's lease in memory, and would refuse the new owner the address.
         stop(folder / "process.pid")
         _names(lab)
     elif server := process(folder / "process.pid"):
@@ -71,7 +71,7 @@ def name(lab: Lab, mac: str, address: str) -> None:
 
 
 def filter_traffic(lab: Lab, groups: dict[str, list[str]], public: dict[str, str]) -> None:
-    """Let in what the security groups admit and nothing else.
+    """Let in only what the security groups admit.
 
     `groups` has the accepted traffic of each private address as nft matches; `public` maps public to private addresses.
     """
@@ -80,7 +80,7 @@ def filter_traffic(lab: Lab, groups: dict[str, list[str]], public: dict[str, str
 
 
 def down(lab: Lab) -> None:
-    """Take away the bridge and the rules of this lab."""
+    """Delete the bridge and the rules of this lab."""
     for command in (
         ["nft", "delete", "table", "ip", f"airstrip_{lab.name}"],
         ["ip", "link", "delete", lab.bridge],

@@ -17,7 +17,7 @@ from lab.settings import LabError
 
 
 def run(*command: str | Path, stdin: str | None = None) -> str:
-    """Run a command and return its output; a failure carries what the command said."""
+    """Run a command and return its output; an error contains the command's output."""
     result = subprocess.run([str(word) for word in command], input=stdin, text=True, capture_output=True, check=False)
     if result.returncode:
         raise LabError(f"{' '.join(map(str, command))[:200]}: {(result.stderr or result.stdout).strip()[-2000:]}")
@@ -37,7 +37,7 @@ def process(pid_file: Path) -> psutil.Process | None:
 
 
 def start(pid_file: Path, command: list[str], environment: dict[str, str] | None = None) -> bool:
-    """Start a background process unless it runs; tell whether it was started."""
+    """Start a background process unless it runs; return whether it was started."""
     if process(pid_file):
         return False
     pid_file.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def stop(pid_file: Path, seconds: float = 60) -> None:
 
 
 def _end(processes: list[psutil.Process], seconds: float) -> bool:
-    """Wait until processes have ended, and tell whether they have. Their parents may never ask for their remains."""
+    """Wait until processes have ended; return whether they have. Their parents may never reap them."""
     deadline = time.monotonic() + seconds
     while any(_lives(each) for each in processes):
         if time.monotonic() > deadline:

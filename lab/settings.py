@@ -27,7 +27,7 @@ BIGQUERY_PORT = 9050
 
 
 class LabError(Exception):
-    """Something the person at the keyboard can fix; the message says how."""
+    """An error that the user can fix; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ class Lab:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process of this lab must be told."""
+        """The environment of this lab's processes."""
         return {"LAB_NAME": self.name, "LAB_SUBNET": str(self.subnet)}
 
     @property
     def number(self) -> int:
-        """One of 512, of which labs with neighbouring subnets have different ones."""
+        """One of 512 numbers; labs with neighbouring subnets get different ones."""
         return int(self.subnet.network_address) // 256 % 512
 
     @property
     def public_subnet(self) -> IPv4Network:
-        """The public addresses, of the range that RFC 2544 keeps for tests."""
+        """The public addresses, from RFC 2544's range for tests."""
         return list(IPv4Network("198.18.0.0/15").subnets(new_prefix=24))[self.number]
 
     @property

@@ -1,4 +1,4 @@
-"""What the lab's own web servers share: their command line, TLS, and who may steer them."""
+"""What the lab's own web servers share: their command line, TLS, and who may control them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def serve(server: ThreadingHTTPServer, certificate: str, key: str) -> None:
-    """Speak TLS until stopped. The handshake is done in a connection's own thread: a silent client stops nobody."""
+    """Speak TLS until stopped. Each connection has its own thread for the handshake: a silent client blocks no one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
@@ -28,7 +28,7 @@ def serve(server: ThreadingHTTPServer, certificate: str, key: str) -> None:
 
 
 def is_own(address: str) -> bool:
-    """Whether an address is this machine's: the instances must not steer what they are tested with."""
+    """Whether an address is this machine's: instances must not control what tests them."""
     with socket.socket() as probe, contextlib.suppress(OSError):
         probe.bind((address, 0))
         return True

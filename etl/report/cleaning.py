@@ -1,4 +1,4 @@
-"""Rows as they came, made into sales; those that cannot be right are refused with the reason."""
+"""Turn raw rows into sales; invalid ones are refused with the reason."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def cleaned(
     read = read.join(money(text.amount, read.currency, exchange, decimal_mark))
     reason = refusals(read, day)
     if channel == "online":
-        # For their database these are different orders.
+        # To their database these are different orders.
         reason = reason.mask((reason == "") & (rows.sale_id != text.sale_id), "blanks around the id")
     good = read[reason == ""]
     money_of = {"amount": written(good.cents), "amount_eur": written(good.euros)}
@@ -108,7 +108,7 @@ def amounts(text: pd.Series, decimal_mark: str = "") -> pd.Series:
     decimals = rf"(?:(?!(?P=mark))[{marks}](?P<cents>[0-9]{{1,2}}))?"
     parts = text.str.extract(rf"^(?P<sign>[-+]?)(?P<whole>{grouped}|[0-9]{{1,9}}){decimals}$")
     whole = pd.to_numeric(parts.whole.str.replace(r"\D", "", regex=True))
-    # 0.125 is no group of thousands.
+    # 0.125 does not group thousands.
     whole = whole.mask(parts.mark.notna() & parts.whole.str.startswith("0"))
     cents = pd.to_numeric(parts.cents.str.ljust(2, "0")).fillna(0)
     sign = np.where(parts.sign == "-", -1, 1)

@@ -42,8 +42,8 @@ def combine(storage: Storage, day: date, exchange: dict[str, str], decimal_mark:
     """Clean both sources and write their rows as one table; return what became of each channel's rows.
 
     Rows that cannot be right are written to an object of their own, each with the reason; both objects replace those
-    of an earlier run, when all is read. `decimal_mark` is the shops', `.` or `,`; without it what can be read in two
-    ways is refused. However long the sources are, ROWS_AT_ONCE rows are held. Raises SourceError, StorageRefused,
+    of an earlier run, when all is read. `decimal_mark` is the shops', `.` or `,`; without it ambiguous amounts are
+    refused. At most ROWS_AT_ONCE rows are held, however long the sources are. Raises SourceError, StorageRefused,
     FileNotFoundError where a source is missing, and ContractError where the rows are not as SALES has them.
     """
     if decimal_mark not in DECIMAL_MARKS:
@@ -54,7 +54,7 @@ def combine(storage: Storage, day: date, exchange: dict[str, str], decimal_mark:
     with (
         storage.writer(layout.refused(day)) as refused,
         storage.writer(layout.sales(day)) as sales,
-        # The same rows are the same bytes: no name and no time stand in the archive.
+        # The same rows give the same bytes: the archive has no name and no time.
         gzip.GzipFile("", "wb", 1, sales, mtime=0) as packed,
     ):
         refused.write(b"channel,line,reason,row\n")

@@ -9,7 +9,7 @@ STATUSES = ("paid", "cancelled")
 SALES = Contract(
     name="sales",
     version=1,
-    # However often it is delivered; an order and a receipt may share an id.
+    # Even if it is delivered twice; an order and a receipt may share an id.
     key=("day", "channel", "sale_id"),
     columns=(
         Column("day", "date", "the UTC day of the sale"),

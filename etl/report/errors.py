@@ -10,4 +10,4 @@ class SourceError(PermanentError):
 
 
 class NoAnswer(TemporaryError):
-    """A source answered something else than data, as a proxy does or a server that starts; later it may."""
+    """A source answered without data, like a proxy or a server that starts; a retry may work."""

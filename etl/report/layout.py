@@ -1,6 +1,6 @@
-"""Where the objects of the business report lie, and how far back it looks.
+"""Where the objects of the business report are, and how far back it looks.
 
-A day may be a template that Airflow fills in; the parser of DAGs imports this at every turn, so that it is small.
+A day may be a template that Airflow fills in. Every DAG parse imports this, so it is small.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is noted of a day, an object each: whose run it is, its rows, its newest report, and who was mailed which."""
+"""Notes on a day, an object each: the run that owns it, its rows, its newest report, and who was mailed which."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class TakenOver(PermanentError):
 
 
 def owner(storage: Storage, day: date) -> str:
-    """Return the run that claimed a day last; nothing where none did."""
+    """Return the run that claimed a day last; empty if none did."""
     return _get(storage, day, "run").get("id", "")
 
 
 def claim(storage: Storage, day: date, run: str) -> None:
-    """Make a day a run's own."""
+    """Claim a day for a run."""
     _put(storage, day, "run", {"id": run})
 
 
@@ -74,7 +74,7 @@ class Known:
 
 
 def around(storage: Storage, day: date) -> Iterator[tuple[date, Known]]:
-    """Yield the other days that were read and between which and this one an order may have moved."""
+    """Yield the other days read so far that may have exchanged an order with this one."""
     names: dict[date, set[str]] = defaultdict(set)
     for key in storage.keys(layout.NOTES):
         found = date.fromisoformat(key.removeprefix(f"{layout.NOTES}dt=")[:10])
@@ -115,7 +115,7 @@ def note_mail(storage: Storage, day: date, sha256: str, to: str) -> None:
 
 
 def was_mailed(storage: Storage, day: date, sha256: str, to: str) -> bool:
-    """Return whether this very report of the day is what these people were mailed last."""
+    """Return whether these people were last mailed exactly this report of the day."""
     return _get(storage, day, "mailed").get(to) == sha256
 
 
@@ -130,7 +130,7 @@ def shown_since(storage: Storage, day: date) -> str:
 
 
 def _get(storage: Storage, day: date, name: str) -> dict[str, Any]:
-    # Asked by a listing: a role that may list a prefix is refused where it asks for what is not there.
+    # By listing: a role that may list only a prefix is refused a request for a missing object.
     key = f"{layout.notes(day)}/{name}.json"
     return json.loads(storage.get(key)) if key in storage.keys(f"{layout.notes(day)}/") else {}
 

@@ -8,9 +8,9 @@ from typing import Any
 from etl.report import layout
 from etl.storage import Storage
 
-# The database's own text of each value: what is wrong with it is found later, row by row. An order has one day: of
-# several rows the newest decides, wherever the order was before, even where it is the one that is refused. Money that
-# is a number has two decimals.
+# The database's own text of each value: errors are found later, row by row. An order has one day: the newest of its
+# rows decides, whatever day the order was on before, even if that row is then refused. Numeric money gets two
+# decimals.
 QUERY = """
 select order_id::text, country::text, to_char(ordered_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS') as ordered_at,
   currency::text, status::text, case when pg_typeof(amount)::text in ('text', 'character varying', 'character', 'money')

@@ -40,7 +40,7 @@ def countries(figures: pd.DataFrame, lines: list[Number], day: date) -> bytes:
 
 
 def _stack(axes: Any, figures: pd.DataFrame, column: str, places: list[Any]) -> dict[str, list[Any]]:
-    """Draw a bar for each place, channel upon channel; what was given back hangs below zero. Return the bars."""
+    """Draw a bar for each place, channels stacked; returns are below zero. Return the bars."""
     above, below = pd.Series(0.0, index=places), pd.Series(0.0, index=places)
     bars = {}
     for channel in CHANNELS:

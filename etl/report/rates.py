@@ -9,13 +9,13 @@ from fractions import Fraction
 
 from etl.report.errors import NoAnswer, SourceError
 
-# Rates of a bank holiday are those of the last day before it.
+# A bank holiday has the rates of the last day before it.
 OLDEST_RATES = timedelta(days=7)
 LARGEST = 10**12
 
 
 def next_page(text: str) -> str | None:
-    """Return where the next page of rates is, which the API says as `next`; nothing on the last one.
+    """Return where the next page of rates is, the API's `next`; nothing on the last one.
 
     Raises SourceError where it is not relative to the address of the connection.
     """

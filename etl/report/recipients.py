@@ -11,8 +11,8 @@ ADDRESS = re.compile(r"[^@\s,;<>\"()]+@([^@\s,;<>\"()]+)")
 def recipients(asked: list[str], usual: str, domains: str = "") -> str:
     """Return the addresses to mail, each once, sorted, with commas between: those `asked` for, else the `usual` ones.
 
-    `usual` and `domains` are texts with commas. Whoever may trigger a run may leave people out; to mail anybody
-    else is the administrator's. Raises PermissionError.
+    `usual` and `domains` are texts with commas. Anyone who can trigger a run can leave people out; only
+    the administrator can add others. Raises PermissionError.
     """
     known, homes = _items(usual), _items(domains)
     strangers = [address for address in asked if address.lower() not in known and _home(address) not in homes]

@@ -37,12 +37,12 @@ def render(
 ) -> dict[str, Any]:
     """Write the report of a day, and return its mail: `subject`, `html`, `text`, `pictures` (addresses) and `sha256`.
 
-    `restated` are the days of which people were told numbers that are others now, since an order has left them: each
-    with the number of its newest report, and who was told.
+    `restated` are the days whose mailed numbers have changed because an order has left them: each with the number of
+    its newest report, and who was told.
 
-    `rows` is what the warehouse says of the days around, as far as their reports reach: those that show other numbers
-    now are written anew too, so that no report depends on the order in which days were filled. The HTML of the mail
-    names its pictures as parts of the mail; the one that is written holds them.
+    `rows` is what the warehouse has for the surrounding days, as far as their reports reach: reports whose numbers have
+    changed are rewritten too, so that none depends on the order in which days were filled. The HTML of the mail
+    references its pictures as parts of the mail; the stored one embeds them.
     """
     figures = table(rows)
     read_at = max(figures.read_at, default="")
@@ -86,7 +86,7 @@ def _digest(*content: Any) -> str:
 def _write(storage: Storage, made: Report, read_at: str) -> list[str]:
     """Store a report; return the names of its pictures."""
     folder = layout.report(made.day)
-    # Named by what they show: a mail that waits for its approval keeps its own.
+    # Named by content: a mail awaiting approval keeps its own pictures.
     drawn = {
         f"days-{made.content[:8]}.png": pictures.days(made.figures, made.lines, made.day),
         f"countries-{made.content[:8]}.png": pictures.countries(made.figures, made.lines, made.day),

@@ -1,4 +1,4 @@
-"""A CSV as shops send it: encodings, delimiters, quotes, and rows that are none."""
+"""A CSV as shops send it: encodings, delimiters, quotes, and broken rows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from etl.report.errors import SourceError
 
 ROWS_AT_ONCE = 50_000
 LONGEST_LINE = 100_000
-# A cell with more line breaks is a quote that nobody closed.
+# A cell with more line breaks has an unclosed quote.
 LONGEST_CELL_LINES = 1000
 UNQUOTED = 'a quote is not closed: write "" for a quote in a cell'
 
-# A byte that is not UTF-8 is taken for the Western encoding of Windows, in which old tills write.
+# A byte that is not UTF-8 is read as Windows' Western encoding, which old tills use.
 codecs.register_error(
     "western", lambda error: (error.object[error.start : error.end].decode("cp1252", "replace"), error.end)
 )
@@ -28,11 +28,11 @@ Broken = tuple[int, str, str]
 
 
 def pieces(stream: BinaryIO, names: dict[str, str], key: str) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Yield a CSV as pairs of tables of up to ROWS_AT_ONCE rows: cells as text, and lines that are no rows.
+    """Yield a CSV as pairs of tables of up to ROWS_AT_ONCE rows: cells as text, and lines that are not rows.
 
     The first has the columns `line` and those of `names.values()`, the second `line`, `reason` and `row`. Each line
-    of the file is in one of them, but for empty ones. The encoding (UTF-8, UTF-16 with its mark, or Windows' Western
-    one) and the delimiter are found out. Raises SourceError.
+    of the file is in one of them, except empty ones. The encoding (UTF-8, UTF-16 with its mark, or Windows' Western
+    one) and the delimiter are detected. Raises SourceError.
     """
     start = stream.read(2)
     stream.seek(0)
@@ -60,7 +60,7 @@ def pieces(stream: BinaryIO, names: dict[str, str], key: str) -> Iterator[tuple[
 
 
 class _Lines:
-    """The lines of a file behind its header, and those that the record which is being read has taken."""
+    """The lines of a file after its header, and those consumed by the current record."""
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text = text

@@ -1,7 +1,7 @@
-"""What each warehouse is told, in its own SQL: to take a day's rows, to replace the day by them, to sum up.
+"""Each warehouse's statements, in its own SQL: load a day's rows, replace the day with them, sum up.
 
-Days and names of tables may be templates that Airflow fills in. The parser of DAGs imports this at every turn, so
-that it is small.
+Days and names of tables may be templates that Airflow fills in. Every DAG parse imports this, so it
+is small.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from etl.storage import Storage
 
 KEPT, KEY = SALES.names, SALES.key
-# Of two lines about one sale the later one counts.
+# If two lines are about one sale, the later one counts.
 LINE = Column("line", "integer", "where it stood in its source")
 COLUMNS = [*KEPT, LINE.name]
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -42,7 +42,7 @@ class Warehouse:
     table_options: ClassVar[str] = f", primary key ({', '.join(KEY)})"
     after_columns: ClassVar[str] = ""
     now: ClassVar[str] = "current_timestamp"
-    # Of two days between which an order moves each must see what the other has done.
+    # If an order moves between two days, each must see what the other has done.
     lock: ClassVar[str] = "lock table {} in share row exclusive mode"
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class Warehouse:
         ]
 
     def publish(self, staging: str, day: str) -> list[str]:
-        """Return the statements that replace a day by the staged rows; they belong into one transaction."""
+        """Return the statements that replace a day with the staged rows, in one transaction."""
         return [
             self.lock.format(self.table()),
             f"delete from {self.table()} where day = date '{day}'",
@@ -74,18 +74,18 @@ class Warehouse:
         ]
 
     def moved(self, staging: str, day: str) -> str:
-        """Return the statement that takes orders away from the days where they were before they were changed."""
+        """Return the statement that deletes changed orders from the days they were on before."""
         same = f"select sale_id from {self.table(staging)} where channel = 'online'"
         first, last = (self.shifted(day, days) for days in (-layout.MOVES, layout.MOVES))
         days = f"day between {first} and {last} and day <> date '{day}'"
         return f"delete from {self.table()} where {days} and channel = 'online' and sale_id in ({same})"
 
     def shifted(self, day: str, days: int) -> str:
-        """Return the day so many days later."""
+        """Return the day `days` later."""
         return f"date '{day}' + ({days})"
 
     def newest(self, staging: str) -> str:
-        """Return the query of the staged rows, of each sale the last line."""
+        """Return the query of the staged rows, with only the last line of each sale."""
         ranked = f"row_number() over (partition by {', '.join(KEY)} order by line desc) as place"
         return (
             f"select {', '.join(KEPT)} from (select {', '.join(COLUMNS)}, {ranked} from {self.table(staging)}) ranked "
@@ -93,12 +93,12 @@ class Warehouse:
         )
 
     def drop(self, staging: str) -> str:
-        """Return the statement that takes the staging table away."""
+        """Return the statement that drops the staging table."""
         return f"drop table if exists {self.table(staging)}"
 
     def figures(self, first: str, last: str) -> str:
         """Return the query of what the report is made from, with the columns of numbers.FIGURES."""
-        # The gate refuses a release that loads one of them no more.
+        # The gate refuses a release that no longer loads one of these.
         SALES.read_by("daily_report", "day", "channel", "country", "amount_eur", "status")
         return (
             "select day, channel, country, count(*) as sales, sum(amount_eur) as revenue, "
@@ -115,7 +115,7 @@ class Redshift(Warehouse):
     # Redshift does not enforce a key: the delete before the insert keeps a sale single.
     table_options: ClassVar[str] = ""
     after_columns: ClassVar[str] = " diststyle auto sortkey (day)"
-    # Redshift knows current_timestamp where no table is asked, and there alone.
+    # Redshift has current_timestamp only in queries without a table.
     now: ClassVar[str] = "getdate()"
     # Readers wait for it, too.
     lock: ClassVar[str] = "lock {}"
@@ -161,7 +161,7 @@ class BigQuery(Warehouse):
         ]
 
     def shifted(self, day: str, days: int) -> str:
-        """Return the day so many days later."""
+        """Return the day `days` later."""
         return f"date_add(date '{day}', interval ({days}) day)"
 
 

@@ -15,11 +15,11 @@ Below the destination, a folder or a bucket:
     curated/x/bill/month=2026-11.csv
         what X charged in a month, by day and user
 
-The names of raw objects hold when they were bought, and how many posts or users X charged. The raw pages are the
-checkpoint: what was stored is never asked for again, so that a run which was cut off goes on behind its last page, and
-a day that is run again costs nothing and gives the same bytes.
+The names of raw objects say when they were bought, and how many posts or users X charged. The raw pages are the
+checkpoint: what was stored is never requested again, so an interrupted run resumes after its last page, and running
+a day again costs nothing and gives the same bytes.
 
-tweepy knows X: its endpoints, its parameters, and how a request is signed. Ours is what tweepy leaves to its users:
-which address is asked and for how long, what each refusal means and whether it passes, which of X's two sets of field
-names is spoken, and how often to ask again.
+tweepy knows X: its endpoints, its parameters, and how a request is signed. We add what tweepy leaves to its users:
+base URL and timeouts, what each refusal means and whether it is transient, which of X's two sets of field
+names to use, and how often to retry.
 """

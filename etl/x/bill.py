@@ -1,4 +1,4 @@
-"""What X charged in a month, by the day on which it was bought and the user for whom, before X's discounts."""
+"""What X charged in a month, by day of purchase and user, before X's discounts."""
 
 from __future__ import annotations
 

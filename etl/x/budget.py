@@ -13,16 +13,16 @@ from etl.x.errors import BudgetReserved, BudgetSpent, XError
 from etl.x.prices import CHARGED_WITH_EXPANSIONS, POST_MILLS, USER_MILLS, dollars
 
 PAGE_POSTS, SMALLEST_PAGE = 100, 5
-# So many pages are reserved at once where there is plenty.
+# Pages to reserve at once while there is plenty.
 PAGES = 10
 SHARES = 8
-# No page takes longer, tries and pauses included; who holds a reservation for longer was cut off.
+# No page takes longer, retries and pauses included; a reader that holds a reservation longer has died.
 HELD = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What one day may cost, what was bought by earlier runs of the day included."""
+    """What one day may cost, including what earlier runs of the day bought."""
 
     posts: int = 20_000
     mills: int = 100_000
@@ -61,11 +61,11 @@ def spent(storage: Storage, day: date) -> tuple[int, int]:
 
 
 class Reader:
-    """What one user's reader may still buy. It reserves before X is asked, so that all together stay in the budget.
+    """What one user's reader may still buy. It reserves before it asks X, so that all readers stay in the budget.
 
-    Reservations are objects whose names hold the page that they begin with and the posts; of a user's the newest
-    counts, less what was bought since. Whoever reserves looks afterwards, and gives up what others have reserved
-    before: of two that reserve at once at least one sees the other.
+    Reservations are objects whose names hold their first page and their posts; a user's newest one counts, less what
+    was bought since. A reader checks after reserving, and gives up what others have reserved before: if two reserve
+    at once, at least one sees the other.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Reader:
 
     def page(self, number: int) -> int:
         """Return how many posts the page of this number may have. Raises BudgetSpent, BudgetReserved."""
-        # Others count it for so long only; a page may take a good part of that.
+        # Others count it only for HELD; a page may take a good part of that.
         if self._left < PAGE_POSTS * self._each or self._clock() - self._at > HELD / 3:
             self._reserve(number)
         return min(PAGE_POSTS, self._left // self._each)
@@ -123,7 +123,7 @@ class Reader:
 
     def _free(self) -> int:
         """The posts that neither were bought nor are reserved by others."""
-        # In this order: what is bought in between is counted twice, and not missed.
+        # In this order: what is bought in between is counted twice rather than missed.
         others = self._others()
         return self._unspent(*spent(self._storage, self._day)) - others
 

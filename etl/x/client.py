@@ -92,7 +92,7 @@ class _Endpoint(HTTPAdapter):
         except urllib3.exceptions.HTTPError as error:
             raise requests.ConnectionError(error) from error
         finally:
-            # What is left unread must not be taken for the next answer.
+            # Unread bytes must not be taken for the next answer.
             response.raw.close()
         response.raw = io.BytesIO(content)
         return response
@@ -115,13 +115,13 @@ class Client:
             )
         self._user_auth = not keys.bearer_token
         self._dialect: Dialect | None = None
-        # wait_on_rate_limit stays off: without a header it asks again at once, and it would hold the task's slot.
+        # wait_on_rate_limit stays off: without a header it retries at once, and it would block the task's slot.
         self._client = tweepy.Client(
             keys.bearer_token or None,
             *[keys.consumer_key, keys.consumer_secret, keys.access_token, keys.access_token_secret],
             return_type=requests.Response,
         )
-        # A signature covers the address: a signed request goes where tweepy says, unless somebody wants it elsewhere.
+        # A signature covers the address: a signed request goes to tweepy's address unless another one is set.
         signed_for_x = self._user_auth and base_url == BASE_URL
         self._client.session.mount(TWEEPY_HOST, _Endpoint(TWEEPY_HOST if signed_for_x else base_url))
         # Before tweepy looks: it trips over errors that are not JSON objects.
@@ -208,7 +208,7 @@ def _once(ask: Callable[[], requests.Response], expected: set[str]) -> Answer:
         response = ask()
         body = json.loads(response.content)
     except requests.RequestException as error:
-        # A refusal passes through: it is none of these.
+        # A refusal is none of these, so it passes through.
         raise Transient(f"the network failed: {type(error).__name__}: {error}") from error
     except ValueError as error:
         raise BadPayload(f"X sent JSON that does not parse: {error}") from error

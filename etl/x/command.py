@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def collect(given: argparse.Namespace, console: Console) -> None:
-    """Collect each day in turn and show what it gave and cost."""
+    """Collect each day in turn and show its rows and cost."""
     keys = x.Keys(**{name: os.environ.get(f"X_{name.upper()}", "") for name in KEYS})
     if not keys.bearer_token and not keys.signs:
         raise XError("there is no key: export X_BEARER_TOKEN=… from X's developer console")
@@ -116,7 +116,7 @@ def _extract(
 
 
 def _waiting(progress: Progress, step: Any) -> Any:
-    """Do a step; where it says when it may be tried again, wait and do so: it goes on where it stopped."""
+    """Run a step; if it says when to retry, wait and retry: it resumes where it stopped."""
     while True:
         try:
             return step()

@@ -1,4 +1,4 @@
-"""What the pipeline promises of the posts that it publishes."""
+"""What the pipeline guarantees of published posts."""
 
 from __future__ import annotations
 

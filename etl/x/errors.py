@@ -24,15 +24,15 @@ class CreditsDepleted(XError):
 
 
 class TokenExpired(XError):
-    """X does not know the page token any more; the pages after it must be asked for by time."""
+    """X does not know the page token any more; later pages must be requested by time."""
 
 
 class OtherNames(XError):
-    """X does not know the field names that were asked with: it has the other ones."""
+    """X does not know the field names in the request: it uses the other set."""
 
 
 class BudgetSpent(XError):
-    """The run may buy no more posts; what was bought is kept, and a later run goes on behind it."""
+    """The run may buy no more posts; what was bought is kept, and a later run resumes after it."""
 
 
 class QualityError(PermanentError):
@@ -44,11 +44,11 @@ class Transient(TemporaryError):
 
 
 class BadPayload(Transient):
-    """X answered what is no answer: cut JSON, or an object without posts, count and errors."""
+    """X sent an invalid answer: truncated JSON, or an object without posts, count and errors."""
 
 
 class RateLimited(TemporaryError):
-    """X refuses for `seconds` more, reckoned by its own clock."""
+    """X refuses for `seconds` more, by its own clock."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"X's rate limit is used up for {seconds:.0f} s more; then it goes on where it stopped")

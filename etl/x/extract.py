@@ -43,11 +43,11 @@ def extract(
     expand: bool = True,
     advance: Callable[[int], None] = lambda posts: None,
 ) -> Extraction:
-    """Read one user's posts of a day, from behind the pages that are stored.
+    """Read one user's posts of a day, starting after the stored pages.
 
-    `expand` also buys the posts that these refer to, which gives retweets their whole text. `advance` is told the
-    posts of each new page. A user whose pages lack what was asked for is read no further, and has a `problem`.
-    Raises XError (BudgetSpent among them), BudgetReserved, RateLimited, Transient; a later call then goes on.
+    `expand` also buys the posts that these refer to, which gives retweets their whole text. `advance` gets the number
+    of posts of each new page. If a user's pages lack a requested field, reading stops and the user has a `problem`.
+    Raises XError (including BudgetSpent), BudgetReserved, RateLimited, Transient; a later call then resumes.
     """
     timeline = _Timeline(client, storage, user, day, budget or Budget(), expand)
     try:
@@ -86,7 +86,7 @@ class _Timeline:
     def go_on(self) -> int:
         """Read and store the next page; return what it cost in posts. Raises _Closed."""
         answer = None
-        # A token that comes again leads in a circle.
+        # A repeated token would loop.
         if self._token not in self._tokens:
             self._tokens |= {self._token} - {None}
             number = self._last.number + 1 if self._last else 1
@@ -101,7 +101,7 @@ class _Timeline:
         return self._keep(answer)
 
     def _go_by_time(self) -> None:
-        """Ask for what is left by its time. Once that may gain nothing, where all was of one second."""
+        """Ask for the rest by time. Once, that may gain nothing: all posts of a page may share a second."""
         left = _behind(self._last, self._end)
         self._standstill = self._standstill + 1 if left == self._end else 0
         if self._standstill > 1:
@@ -137,7 +137,7 @@ class _Timeline:
         return raw.charged(key)
 
     def _lacking(self, page: raw.Page | None) -> str:
-        """Say which field no post of a page has, though it was asked for; nothing where all is there."""
+        """Name the requested fields that no post of a page has; empty if none is missing."""
         names = rows.lacking(page.body.get("data", [])) if page else []
         if not names:
             return ""
@@ -148,7 +148,7 @@ class _Timeline:
 
 
 def _behind(last: raw.Page | None, end: datetime) -> datetime:
-    """The end of the window that is left behind the stored pages; its newest second is read again."""
+    """The end of the window still to read after the stored pages; its newest second is read again."""
     if last is None or last.oldest is None:
         return end
     return min(end, last.oldest.replace(microsecond=0) + timedelta(seconds=1))

@@ -1,4 +1,4 @@
-"""What says that a day is whole, and what others are told of it."""
+"""The manifest, which marks a day as complete, and what others learn of it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def missing(manifest: dict[str, Any]) -> list[str]:
 
 
 def manifest_key(day: date) -> str:
-    """Return the key of what says that a day is whole."""
+    """Return the key of a day's manifest."""
     return f"{CURATED}/dt={day}/_manifest.json"
 
 
@@ -67,7 +67,7 @@ def stored(storage: Storage, day: date) -> dict[str, Any] | None:
 
 
 def drift(storage: Storage, day: date) -> str | None:
-    """Say where a day's rows are less than half or more than twice the median of the seven days before it."""
+    """Report if a day's rows are less than half or more than twice the median of the seven days before."""
     counted = (manifest_of(storage, day) or {}).get("rows", 0)
     before = [manifest_of(storage, day - timedelta(days=ago)) for ago in range(1, DRIFT_DAYS + 1)]
     counts = [manifest["rows"] for manifest in before if manifest]

@@ -40,11 +40,11 @@ def publish(
     formats: list[str] | None = None,
     formula_guard: bool = False,
 ) -> dict[str, Any]:
-    """Publish users of a day, and leave those alone that were published before; return the manifest.
+    """Publish users of a day, leaving those already published alone; return the manifest.
 
-    Whoever fails the checks is left out, with the rows in quarantine, and named in the manifest. A manifest that is
+    Users who fail the checks are left out, with their rows in quarantine, and named in the manifest. A manifest that is
     not `complete` says that objects are being replaced: until it is written again the day is not published.
-    Holds one user's rows at a time. Raises QualityError where nobody of this run passes, XError where a format is
+    Holds one user's rows at a time. Raises QualityError if no user of this run passes, XError if a format is
     unknown, StorageRefused.
     """
     formats = sorted(formats or ["csv"])
@@ -71,7 +71,7 @@ def publish(
 
 
 def _torn(storage: Storage, entries: Iterable[Entry], asked: list[Entry]) -> bool:
-    """Name the users whose objects a publication that was cut off has replaced; return whether there are any."""
+    """Name the users whose objects an interrupted publication has replaced; return whether there are any."""
     torn = [entry for entry in entries if entry not in asked and not all(map(partial(_fits, storage), _objects(entry)))]
     for entry in torn:
         entry["problems"] = [f"a publication of {entry['username']} was cut off: run the DAG for this user again"]
@@ -132,7 +132,7 @@ def _entry(
     about = {"id": user.id, "username": user.username, "status": user.status, "posts_total": user.posts_total}
     entry = {**about, "rows": 0, "pages": extraction.pages, "posts": extraction.posts, "problems": []}
     if user.status != "ok" and not extraction.pages:
-        # Whoever is gone keeps what was bought.
+        # Keep what was bought from users who are gone.
         return {**known, "status": user.status} if known else entry
     batch = transform(storage, user, day)
     entry |= _account(batch, extraction, day)
@@ -140,7 +140,7 @@ def _entry(
     _quarantine(storage, batch, user, day, entry["problems"], formula_guard)
     if entry["problems"]:
         return {**entry, "rows": known.get("rows", 0), "objects": _objects(known)}
-    # In whatever formats there is something already, too: no reader of files shall see rows of yesterday.
+    # Also in every format that already exists: readers of files must not see outdated rows.
     kept = [name for name in FORMATS if any(one["key"].endswith(f".{name}") for one in _objects(known))]
     written = _stage(staging, batch, user, day, sorted({*formats, *kept}), formula_guard)
     return {**entry, "objects": written}
@@ -161,7 +161,7 @@ def _quarantine(
 
 
 def _refuse(asked: list[Entry], day: date) -> None:
-    """Raise QualityError where nobody who was read passes: that is no bad user, but X or this program."""
+    """Raise QualityError if no user who was read passes: then X or this program is at fault."""
     read = [entry for entry in asked if entry["pages"] or entry["problems"]]
     if read and all(entry["problems"] for entry in read):
         said = " | ".join(f"{entry['username']}: {'; '.join(entry['problems'])}" for entry in read)
@@ -185,7 +185,7 @@ def _stage(
 
 
 def _replace(storage: Storage, staging: Storage, before: dict[str, Any], day: date) -> None:
-    """Write the staged objects that are not there yet; readers of the manifest see none of them half."""
+    """Write the staged objects that are missing; readers of the manifest see none half-written."""
     present = {key for folder, _ in FORMATS.values() for key in storage.keys(f"{folder}/dt={day}/")}
     known = [one for user in before["users"] for one in _objects(user)] if before["complete"] else []
     there = {one["key"]: one["sha256"] for one in known if one["key"] in present}

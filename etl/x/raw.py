@@ -1,4 +1,4 @@
-"""What was read from X, kept as it came: a page and a look-up each in an object whose name holds what it cost."""
+"""What was read from X, kept unchanged: one object per page or look-up, whose name holds its cost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Page:
 
     @property
     def next_token(self) -> str | None:
-        """What asks for the page after this one; None behind the last."""
+        """The token for the next page; None after the last."""
         return self.body.get("meta", {}).get("next_token")
 
 
@@ -56,7 +56,7 @@ def charged(key: str) -> int:
 
 
 def bought_on(key: str) -> str:
-    """Return the day on which an object was bought; those of before 1.0 say the day that they are of."""
+    """Return the day on which an object was bought; those from before 1.0 have the day of their posts."""
     found = re.search(r"-on-(\d{4}-\d\d-\d\d)-", key) or re.search(r"/dt=(\d{4}-\d\d-\d\d)/", key)
     if not found:
         raise ValueError(key)

@@ -1,4 +1,4 @@
-"""What an answer of X means that is none: which error it is, and how long to wait."""
+"""What a refusal by X means: which error it is, and how long to wait."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def check(response: requests.Response, **_: Any) -> None:
 
 
 def _pause(headers: Mapping[str, str]) -> float:
-    """Seconds until the limit's window ends, and up to 5 more, for all tasks wait for the same moment."""
+    """Seconds until the limit's window ends, and up to 5 more, because all tasks wait for the same moment."""
     reset = headers.get("x-rate-limit-reset", "")
     left = int(reset) - server_time(headers).timestamp() if re.fullmatch(r"\d+", reset) else 0
-    # Without a time to go by, a minute is short for the window of 15 and long for a server.
+    # Without a reset time: a minute is short for a window of 15, and long for a server.
     return min(left if left > 0 else 60, LONGEST_WINDOW_SECONDS) + random.uniform(0, 5)
 
 
 def _day_is_used_up(headers: Mapping[str, str]) -> bool:
-    """Whether it is the limit of 24 hours that is reached, for which no task should wait."""
+    """Whether the 24-hour limit is reached, which no task should wait for."""
     return any(headers.get(f"x-{who}-limit-24hour-remaining") == "0" for who in ("app", "user"))

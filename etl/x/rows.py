@@ -36,7 +36,7 @@ class Batch:
 def transform(username: str, pages: Iterable[tuple[dict[str, Any], datetime]], start: datetime, end: datetime) -> Batch:
     """Make one user's pages (X's answer and the time it was fetched) into rows of [start, end).
 
-    Of a post that came twice the later fetch counts, of an edited post the newest version. A post without
+    If a post came twice, the later fetch counts; if it was edited, the newest version. A post without
     id, text, time or counts is rejected with its reason.
     """
     batch = Batch(pd.DataFrame())
@@ -121,12 +121,12 @@ def lacking(posts: list[dict[str, Any]]) -> list[str]:
         "public_metrics": lambda post: post.get("public_metrics"),
     }
     whole = [post for post in posts if isinstance(post, dict)]
-    # Of a few posts each may be odd by itself.
+    # In a small sample, every post may happen to lack it.
     return [name for name, value in asked.items() if len(whole) >= FEW and not any(map(value, whole))]
 
 
 def _text(post: dict[str, Any], whole: dict[str, Any]) -> str | None:
-    """The whole text: of a long post its note, of a retweet the post that X cut at 140 characters."""
+    """The whole text: a long post's note, or for a retweet the post that X cut at 140 characters."""
     note = post.get("note_tweet") or post.get("note_post") or {}
     text = note.get("text") or post.get("text")
     for reference in post.get("referenced_tweets") or post.get("referenced_posts") or []:
@@ -149,7 +149,7 @@ def _count(metrics: dict[str, Any], *names: str) -> int:
 def clean_text(text: str) -> str:
     """Undo X's HTML escapes once, compose accents, and drop what breaks CSV readers.
 
-    Line ends become \\n, lone surrogates U+FFFD; control characters but \\n and \\t go.
+    Line ends become \\n, lone surrogates U+FFFD; control characters except \\n and \\t are removed.
     """
     text = html.unescape(text)
     if not text.isascii():
@@ -164,7 +164,7 @@ def to_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def problems(batch: Batch, start: datetime, end: datetime) -> list[str]:
-    """What speaks against publishing a batch; nothing if it is good."""
+    """Reasons not to publish a batch; empty if it is good."""
     frame = batch.frame
     if found := POSTS.problems(frame):
         return found

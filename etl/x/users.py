@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class User:
-    """A user by the id that lasts; the username may change its owner.
+    """A user by permanent id; the username may change owners.
 
     `status` is ok, or why there are no posts: not_found, suspended, protected. `dialect` is how X names fields.
     """
@@ -45,7 +45,7 @@ def resolve_users(
     keys = storage.keys(f"{raw.USERS}/dt={day}/")
     kept = {found[1]: key for key in keys if (found := KEPT.search(key))}
     said = {name: raw.unpack(storage.get(kept[name]))[1] for name in wanted if name in kept}
-    # An older kind of object, which holds a whole answer.
+    # An older format, which holds a whole answer.
     for key in (key for key in keys if "/answer-" in key):
         found = _by_name(raw.unpack(storage.get(key))[1], wanted)
         said = {**{name: what for name, what in found.items() if "data" in what}, **said}
@@ -65,7 +65,7 @@ def resolve_users(
                 free[key] = content
     users = _each_once(_user(name, said[name]) for name in wanted)
     _refuse(users, strict)
-    # What cost nothing is kept only now: a run that failed for its users asks again.
+    # Free answers are kept only now: a run that failed because of its users asks again.
     for key, content in free.items():
         storage.put(key, content)
     return users
@@ -79,7 +79,7 @@ def _each_once(users: Iterable[User]) -> list[User]:
 
 
 def cleaned(usernames: list[str]) -> list[str]:
-    """Return usernames as X compares them, each once. Raises XError for those that cannot be."""
+    """Return usernames as X compares them, each once. Raises XError for invalid ones."""
     wanted = list(dict.fromkeys(name.strip().lstrip("@").lower() for name in usernames if name.strip()))
     if not wanted:
         raise XError("no usernames to read: set airflow_variables.x_usernames, e.g. 'nasa,esa'")

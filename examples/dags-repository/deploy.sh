@@ -1,6 +1,6 @@
 #!/bin/sh
 # Ships the commit that is checked out: AIRSTRIP_HOST=airflow.example.com AIRSTRIP_KEY=FILE ./deploy.sh
-# Ends with an error, and with each problem by file and line, where the server refuses it.
+# Fails if the server refuses it, and lists each problem with file and line.
 set -eu
 known=$(mktemp)
 trap 'rm -f "$known"' EXIT

@@ -38,7 +38,7 @@ def ambient() -> dict[str, str]:
 
 
 def operator_environment(lab: Lab) -> dict[str, str]:
-    """The environment of the account owner's AWS tools: the AWS_ variables are the only difference to AWS."""
+    """The environment of the account owner's AWS tools: only the AWS_ variables differ from AWS."""
     keys = operator_keys(lab)
     return {
         **ambient(),

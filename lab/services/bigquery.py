@@ -23,7 +23,7 @@ def up(lab: Lab) -> None:
     python = ROOT / "build" / "bigquery" / "bin" / "python"
     if not python.exists():
         raise LabError("the emulator of BigQuery is missing: run `make build/bigquery/done`")
-    # What the emulator would fetch from the internet at its start.
+    # The emulator would fetch this from the internet when it starts.
     run(python, "-c", 'from duckdb_extensions import import_extension; import_extension("spatial")')
     pid_file = lab.state / "bigquery" / "process.pid"
     address = [f"--rest-host={lab.gateway}", f"--rest-port={BIGQUERY_PORT}", f"--grpc-host={lab.gateway}"]

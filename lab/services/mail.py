@@ -22,12 +22,12 @@ def folder(lab: Lab) -> Path:
 
 
 def pid_file(lab: Lab) -> Path:
-    """The file that names the mail server's process."""
+    """The mail server's pid file."""
     return lab.state / "mail_server" / "process.pid"
 
 
 def up(lab: Lab, largest_mail: int = 2**25, login: str = LOGIN) -> None:
-    """Start the mail server, which refuses mails with more bytes, and whoever has another login."""
+    """Start the mail server, which refuses larger mails and any other login."""
     password(lab)
     words = ["--login", login, "--password-file", str(lab.state / "smtp_password"), "--size", str(largest_mail)]
     web(lab, "mail_server", SMTP_PORT, "--folder", str(lab.state / "mail_server" / "mail"), *words, starts_plain=True)

@@ -16,7 +16,7 @@ from lab.services.secret import secret, word
 from lab.services.server import listens
 from lab.settings import ACCOUNT, S3_PORT, Lab
 
-# The store knows one role, which may do all; each session of it is narrowed to the policies of an instance's role.
+# The store has one role, which may do anything; each of its sessions is limited to the policies of an instance's role.
 STORE_ROLE = f"arn:aws:iam::{ACCOUNT}:role/instance"
 
 
@@ -25,7 +25,7 @@ def endpoint(lab: Lab) -> str:
 
 
 def pid_file(lab: Lab) -> Path:
-    """The file that names the store's process."""
+    """The store's pid file."""
     return lab.state / "s3" / "process.pid"
 
 
@@ -61,7 +61,7 @@ def sockets(lab: Lab) -> list[Path]:
 
 
 def _configuration(lab: Lab) -> dict[str, dict[str, Any]]:
-    """Return what the store's own files hold, by name: who may do what."""
+    """Return the contents of the store's files, by name: who may do what."""
     keys = aws.operator_keys(lab)
     credentials = [{"accessKey": keys["id"], "secretKey": keys["secret"]}]
     # An instance's own session must not open another, wider one.
@@ -93,7 +93,7 @@ def _configuration(lab: Lab) -> dict[str, dict[str, Any]]:
 
 
 def _command(lab: Lab, folder: Path) -> list[str]:
-    # Ports name sockets in /tmp, which two labs' stores must not share.
+    # Sockets in /tmp are named by port; two labs' stores must not share them.
     internal = {"master": 9333, "volume": 9340, "filer": 24000 + lab.number, "s3": 25000 + lab.number}
     grpc = {
         "master": 20000 + lab.number,

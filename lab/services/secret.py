@@ -9,12 +9,12 @@ from lab.settings import Lab
 
 
 def word(length: int) -> str:
-    """Return a random word of so many characters."""
+    """Return a random word of this length."""
     return secrets.token_hex(length // 2)
 
 
 def secret(lab: Lab, name: str, make: Callable[[], str]) -> str:
-    """Return the secret of a name, made if there is none."""
+    """Return the secret of a name, created if missing."""
     path = lab.state / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def accepts(lab: Lab, port: int) -> bool:
 
 
 def web(lab: Lab, name: str, port: int, *arguments: str, starts_plain: bool = False) -> None:
-    """Start a server of the lab's own behind the lab's certificate, which it may show at once or when it is asked."""
+    """Start a server of the lab with the lab's certificate, shown at once or, like STARTTLS, on request."""
     pid_file = lab.state / name / "process.pid"
     certificate = ["--certificate", str(lab.certificates / "services.pem")]
     certificate += ["--key", str(lab.certificates / "services.key")]

@@ -12,7 +12,7 @@ def rates_endpoint(lab: Lab) -> str:
 
 
 def orders_password(lab: Lab) -> str:
-    """The password of the one who may read the shop's orders, made once."""
+    """The password for reading the shop's orders, created once."""
     return secret(lab, "orders_password", lambda: word(32))
 
 

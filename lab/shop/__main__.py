@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """One API, with the fault that it has."""
+    """One API, with its current fault."""
 
     daemon_threads = True
     fault: str | None = None

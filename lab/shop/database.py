@@ -20,7 +20,7 @@ from lab.shop import seed, trade
 READER = "report"
 AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
 COLUMNS = ["order_id", "country", "ordered_at", "currency", "amount", "status", "updated_at"]
-# Orders of so many days are there.
+# Days with orders.
 PAST_DAYS = 120
 
 
@@ -49,7 +49,7 @@ def psql(lab: Lab, statement: str) -> str:
 
 
 def up(lab: Lab) -> None:
-    """Start the server, and make its table where there is none."""
+    """Start the server, and create its table if missing."""
     data, user = folder(lab) / "data", pwd.getpwnam("postgres")
     if not (data / "PG_VERSION").exists():
         folder(lab).mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def up(lab: Lab) -> None:
         "ssl_cert_file": folder(lab) / "services.pem",
         "ssl_key_file": folder(lab) / "services.key",
         "timezone": "UTC",
-        # It holds nothing that could not be made again.
+        # All of its data can be recreated.
         "fsync": "off",
         "shared_buffers": "16MB",
     }
@@ -129,7 +129,7 @@ def sell(lab: Lab, bucket: str, *days: date) -> None:
 
 
 def history(*days: date) -> str:
-    """Return the statements with which the warehouse on the host knows the trade of some days already."""
+    """Return the statements that preload the trade of some days into the host's warehouse."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(row for day in days for row in trade.sales(day))
     create, *_ = Warehouse().create("none")

@@ -1,4 +1,4 @@
-"""What the shop sold on a day. Three days are written out below days/, and come in turn ever after."""
+"""What the shop sold on a day. Three days are files below days/, and repeat from then on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DAYS = Path(__file__).parent / "days"
 # How much of a currency one euro is.
 RATES = {"CHF": "0.945", "GBP": "0.8543", "PLN": "4.2536", "USD": "1.0842"}
 PAGES = [["CHF", "GBP"], ["PLN", "USD"]]
-# The tills of each day's shops write as they please.
+# Each day's tills write their own format.
 ENCODINGS = {1: "cp1252", 2: "utf-8-sig", 3: "utf-16"}
 
 

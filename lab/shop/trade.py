@@ -1,4 +1,4 @@
-"""What the shop sells beside the three days: hundreds of sound sales a day, more at the week's end and each week."""
+"""What the shop sells beside the three days: hundreds of valid sales a day, more on weekends and each week."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _receipts(day: date) -> list[list[str]]:
 
 
 def receipts(day: date) -> bytes:
-    """Return the file of the shops: what the tills of that day wrote, and these sales in their way."""
+    """Return the shops' file: what that day's tills wrote, plus these sales in their format."""
     encoding = seed.ENCODINGS[seed.turn(day)]
     text = seed.receipts(day).decode(encoding)
     more = io.StringIO()

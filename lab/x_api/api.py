@@ -33,7 +33,7 @@ POST_USD, USER_USD = 0.005, 0.010
 
 @dataclass
 class Fault:
-    """A scripted fault: what befalls the `calls` (1 is the first) to a route from now on.
+    """A scripted fault for the `calls` (1 is the first) to a route from now on.
 
     `kind` is a name of REFUSALS, one of what the server does to the bytes (server.py), `short_page` with `size`,
     `same_token`, or `call`, which runs `action` first.
@@ -60,11 +60,11 @@ class Answer:
 
 @dataclass
 class XApi:
-    """One account with its people, clock, limits, faults, and the log of what it was asked and charged.
+    """One account with its people, clock, limits, faults, and its log of requests and charges.
 
-    `dialect` is `both` (answers as it was asked), `tweet` or `post` (knows one alone), or `mixed` (takes the newer
-    names and counts retweets under the older). With `end_is_in` a post of the second `end_time` is within, as some of
-    X's pages say.
+    `dialect` is `both` (answers as asked), `tweet` or `post` (knows only that one), or `mixed` (accepts the newer
+    names and counts retweets under the older). With `end_is_in` a post in the second `end_time` is included, as some
+    of X's pages say.
     """
 
     keys: Keys
@@ -158,7 +158,7 @@ class XApi:
         raise Refused(404, {"title": "Not Found", "type": "about:blank", "status": 404})
 
     def _charge(self, kind: str, ids: list[str], now: datetime) -> None:
-        """Charge what was read; refuse before if there is no money or the month is used up."""
+        """Charge for what was read; refuse first if there is no money or the month is used up."""
         if self.usd >= self.credits_usd:
             raise credits()
         if kind == "post" and self._bought["post"] >= self.cap_posts:

@@ -19,7 +19,7 @@ WINDOWS_A_DAY = 96
 
 @dataclass
 class Windows:
-    """What was asked in the windows that have begun: a window begins with its first request."""
+    """Requests in the open windows: a window starts with its first request."""
 
     begun: dict[tuple[str, str, int], tuple[int, int]] = field(default_factory=dict)
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from oauthlib.oauth1.rfc5849 import signature, utils
 
-# Clients sign the address that they know, and are led here afterwards.
+# Clients sign the public address, but are redirected here.
 HOSTS = ("https://api.twitter.com", "https://api.x.com")
 SKEW_SECONDS = 300
 
@@ -28,7 +28,7 @@ class Keys:
 
 
 def credential(keys: Keys, headers: Mapping[str, str], own: str, path: str, query: str, nonces: set[str]) -> str | None:
-    """Return `app` or `user`, or None for whoever is neither; remember the nonce of a signature."""
+    """Return `app` or `user`, or None for neither; remember the nonce of a signature."""
     header = headers.get("Authorization", "")
     if header.startswith("Bearer "):
         return "app" if compare_digest(header.encode(), f"Bearer {keys.bearer_token}".encode()) else None

@@ -42,7 +42,7 @@ def reachable(person: Person, query: dict[str, str], now: datetime, end_is_in: b
 
 @dataclass
 class Tokens:
-    """A token holds the place in the list and the query that it belongs to, signed; it lasts some seconds."""
+    """A token holds its place in the list and its query, signed; it expires after some seconds."""
 
     key: str
     seconds: int

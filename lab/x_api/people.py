@@ -32,7 +32,7 @@ class Person:
     last: datetime | None = None
 
     def posts(self, start: datetime, end: datetime, limit: int) -> list[dict]:
-        """The newest posts before `end`, newest first; none before `start`, and the newest version of each alone."""
+        """The newest posts before `end`, newest first; none before `start`, and only the newest version of each."""
         day = min(end.replace(hour=0, minute=0, second=0, microsecond=0), self.last or end)
         begin, stop = stamp(start), stamp(end)
         found = [post for post in self.written if begin <= post["created_at"] < stop]

@@ -1,4 +1,4 @@
-"""The API on a socket: bytes, the faults of a network, and the control that tests have of it."""
+"""The API on a socket: bytes, the faults of a network, and the control endpoint for tests."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Server(ThreadingHTTPServer):
         return {"usd": self.api.usd}
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing where a client hung up: tests do so on purpose."""
+        """Ignore clients that hang up: tests do so on purpose."""
 
 
 def lab_api(bearer_token: str) -> XApi:

@@ -6,7 +6,7 @@ from airflow.sdk import dag, task
 
 @dag(schedule="@daily", start_date=pendulum.datetime(2026, 1, 1), catchup=False)
 def hello():
-    """What is imported from etl/ is of the same commit as this file."""
+    """Imports from etl/ come from the same commit as this file."""
 
     @task
     def say() -> str:

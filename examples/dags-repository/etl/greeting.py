@@ -1,4 +1,4 @@
-"""No Airflow in here, so that tests need none."""
+"""Imports no Airflow, so tests need none."""
 
 
 def greeting(name: str) -> str:
