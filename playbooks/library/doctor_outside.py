@@ -20,7 +20,7 @@ options:
     type: list
     elements: str
   certificate:
-    description: The host's own certificate as PEM text, where nobody else signed it; fetched over SSH.
+    description: The host's own certificate as PEM text, if it is self-signed; fetched over SSH.
     type: str
   closed_ports:
     description: Ports that must not answer from outside.

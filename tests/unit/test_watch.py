@@ -115,6 +115,10 @@ def test_a_restart_that_comes_by_itself_is_waited_for():
     known: alerts.Alerts = {}
     assert not alerts.look(known, found("libraries"), NOON) and not alerts.look(known, found("libraries"), NOON + 90000)
     assert alerts.look(known, found("libraries"), NOON + 94000)
+    bill = ("spending",)
+    assert not alerts.look(known, found(*bill, checks=bill), NOON)
+    assert not alerts.look(known, found(*bill, checks=bill), NOON + 1700)
+    assert alerts.look(known, found(*bill, checks=bill), NOON + 1900)
 
 
 def test_a_day_later_it_alerts_again_unless_acknowledged():

@@ -22,8 +22,8 @@ options:
     type: path
   step:
     description:
-      - C(keep) what is there; C(rotate) makes new ones, but of those that have a C(value), and leaves
-        the old C(fernet) keys behind the new one, to be read with; C(settle) forgets them.
+      - C(keep) what is there; C(rotate) makes new ones, except those that have a C(value), and keeps
+        the old C(fernet) keys behind the new one for reading; C(settle) forgets them.
     type: str
     default: keep
     choices: [keep, rotate, settle]
@@ -110,7 +110,7 @@ def wanted(secret: dict[str, str], kept: str | None, step: str) -> str:
 def conflicting(
     secrets: dict[str, dict[str, str]], kept: dict[str, str | None], step: str, made: bool = False
 ) -> list[str]:
-    """Names of the keys of what is encrypted that are lost, or that another was given for."""
+    """Names of encryption keys that are lost, or for which another was given."""
     keys = [name for name, secret in secrets.items() if secret["kind"] == "fernet"]
     lost = [name for name in keys if not kept[name] and not secrets[name]["value"] and (made or any(kept.values()))]
     others = [

@@ -33,7 +33,7 @@ options:
     description: Path to target.
     type: dict
   prune:
-    description: Folders on the host from which every file goes that is not wanted, but for Python's bytecode.
+    description: Folders on the host whose unwanted files are removed, except Python's bytecode.
     type: list
     elements: path
   verify:

@@ -1,7 +1,7 @@
-"""Take over what another virtualenv has compiled of the very same files: bytecode.py OLD NEW
+"""Reuse what another virtualenv has compiled of identical files: bytecode.py OLD NEW
 
-Most files of two virtualenvs are the same, and to compile them all takes a minute. What is missing after this is for
-compileall.
+Most files of two virtualenvs are the same, and compiling them all takes a minute. compileall does what is still missing
+after this.
 
 Standard library only: it runs before anything else of a new virtualenv.
 """
@@ -14,7 +14,7 @@ import sys
 from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 
-# Magic number, flags, and of the source the second of its change and its bytes (PEP 552).
+# Magic number, flags, and the source's modification time in seconds and size (PEP 552).
 HEADER = struct.Struct("<4s3L")
 
 

@@ -1,7 +1,7 @@
-"""`airflow dag-processor`, at once at a new release and in a hurry at a large one, with two faults of Airflow repaired.
+"""`airflow dag-processor` that picks up a new release at once, a large one faster, and fixes two bugs of Airflow.
 
-The faults of Airflow 3.3 show when a run has failed. It notes the run's callback as a second entry of the DAG's file,
-without a time. It then takes the file for one that was never read, and reads it again and again for as long as the
+The bugs of Airflow 3.3 show when a run has failed. It notes the run's callback as a second entry of the DAG's file,
+without a time. It then assumes that the file was never read, and reads it again and again for as long as the
 process lives (apache/airflow 73432). And it looks for the callback of an older release's run in the file that the DAG
 has today.
 """
@@ -24,7 +24,7 @@ from airflow.dag_processing.manager import DagFileInfo, DagFileProcessorManager
 from airstrip.bundle import ReleaseBundle
 from airstrip.gate.process import at_once
 
-# So many files that wait are a new release, and no single edits.
+# This many waiting files are a new release, not single edits.
 MANY = 10
 IN_MOVED_TO = 0x80
 
@@ -59,7 +59,7 @@ def find_moved_files() -> None:
 
 
 def notice_switches() -> None:
-    """Let the end of the pause between two looks be the switch to another release, and not a second."""
+    """End the pause between two looks at a switch to another release, not after a second."""
     prepare = DagFileProcessorManager.prepare_bundles
 
     @functools.wraps(prepare)
@@ -67,21 +67,21 @@ def notice_switches() -> None:
         prepare(self)
         for bundle in self._dag_bundles:
             if isinstance(bundle, ReleaseBundle) and (moves := moves_into(bundle.root)) >= 0:
-                # What is registered is called when it has something to say; one that is done with says False.
+                # A registered callback is called when there is something to read; False says it is done with.
                 self.selector.register(moves, selectors.EVENT_READ, (lambda moves: bool(os.read(moves, 4096)), None))
 
     DagFileProcessorManager.prepare_bundles = prepare_and_watch
 
 
 def moves_into(folder: Path) -> int:
-    """Return the number of an open file that can be read once something was moved into a folder (inotify); or -1."""
+    """Return a file descriptor that is readable once something was moved into a folder (inotify); or -1."""
     libc = ctypes.CDLL(None)
     number = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     return number if libc.inotify_add_watch(number, os.fsencode(folder), IN_MOVED_TO) >= 0 else -1
 
 
 def hurry() -> None:
-    """Let many files that wait take all processors that memory has room for: their release is live with the last."""
+    """Let many waiting files use all processors that memory allows: their release is live with the last."""
     start = DagFileProcessorManager._start_new_processes
 
     @functools.wraps(start)

@@ -57,7 +57,7 @@ def needed() -> set[str]:
 
 
 def stranded(dags: list[str]) -> list[str]:
-    """Return a line for each DAG that is not among these while runs of it go on: nobody would schedule them."""
+    """Return a line for each DAG that is not among these but has unfinished runs: nobody would schedule them."""
     return [
         f"there is no {dag.partition(' ')[0]} any more, and runs of it go on {dag.partition(' ')[2]}: wait for them, "
         "pause it, or end them in the user interface"

@@ -1,6 +1,6 @@
-"""Bring to the bucket what is left of logs: those of tasks that ended together with what would have brought them.
+"""Upload remaining logs to the bucket: those of tasks that ended together with what would have uploaded them.
 
-airstrip-logs.timer runs it. A log that was brought is empty on this host.
+airstrip-logs.timer runs it. A log that was uploaded is empty on this host.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def address(run: Any) -> str:
 def reasons(ti: Any) -> list[str]:
     """Return what the log of a failed try gives as its reason, secrets masked; nothing where no log is on this host.
 
-    The runner's own words come first: who is ended for its memory sees no more than a signal.
+    The runner's own words come first: a task killed for its memory sees only a signal.
     """
     from airflow.sdk import conf
     from airflow.utils.helpers import log_filename_template_renderer

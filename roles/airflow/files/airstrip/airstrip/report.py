@@ -24,7 +24,7 @@ RATES = "{{ var.value.get('report_rates_connection', 'exchange_rates') }}"
 DAY = "{{ day(dag_run) }}"
 STAGING = "{{ staging(dag_run) }}"
 BUCKET = "{{ var.value.report_bucket }}"
-# What the id of a run begins with that only tells of a day again.
+# Prefix of the id of a run that only reports a day again.
 RESTATED = "restated__"
 # They shape the DAG: the parser and the tasks have the same environment, and nobody else is asked.
 SHAPING = ["warehouse", "schema", "redshift_role"]
@@ -157,9 +157,9 @@ def render(combined: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
 
 
 def restatements(restated: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return for each day the run that tells the same people of its new numbers: one, whoever finds that it must.
+    """Return for each day the run that tells the same people its new numbers: one, whichever run finds the need.
 
-    Such a run begins no other. What it may have moved itself is found by the next usual run.
+    Such a run starts no other. What it may have changed itself is found by the next regular run.
     """
     context = get_current_context()
     if context["dag_run"].run_id.startswith(RESTATED):
@@ -200,14 +200,14 @@ def note_mail(sha256: str, to: str) -> None:
 
 
 def refuse_old_orders(context: Any) -> None:
-    """Let no run touch the warehouse that has lost its day, or read the orders of it long ago."""
+    """Keep a run that has lost its day, or read its orders long ago, away from the warehouse."""
     from etl.report import notes
 
     notes.refuse_old_orders(*held(), datetime.now(UTC))
 
 
 def refuse_outdated(context: Any) -> None:
-    """Send no mail of a day about which another run has made a newer report meanwhile."""
+    """Send no mail about a day if another run has made a newer report meanwhile."""
     from etl.report import notes
 
     sha256 = context["ti"].xcom_pull(task_ids="render", key="sha256")
@@ -216,7 +216,7 @@ def refuse_outdated(context: Any) -> None:
 
 
 def recipients_of(asked: list[str], usual: str, domains: str) -> str:
-    """Return who is mailed. Each task that needs it asks anew, for whoever may trigger may also skip a task."""
+    """Return who is mailed. Each task that needs it asks again: whoever may trigger may also skip a task."""
     from etl.report.recipients import recipients
 
     try:

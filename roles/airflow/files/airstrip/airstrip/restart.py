@@ -47,7 +47,7 @@ def wait_until_stopped(unit: str) -> None:
 
 
 def works(unit: str) -> bool:
-    """Return whether the unit, which systemd has as started, is still so after a while."""
+    """Return whether a unit that systemd calls started still runs after a while."""
     main = show(unit, "MainPID")
     # gunicorn is ready before its first worker, and ends if that one cannot start.
     time.sleep(SETTLE_SECONDS)
@@ -74,10 +74,10 @@ def start(unit: str, goes_on: str | None = None) -> None:
 
 
 def retire(unit: str) -> None:
-    """Let a unit stop after what it has in its hands."""
+    """Let a unit finish its work, then stop."""
     systemctl("disable", unit)
     if "-runner@" in unit:
-        # A stop of systemd's would hold up, for as long as tasks run, whatever starts after this unit.
+        # While tasks run, systemctl stop would block the start of all units ordered after this one.
         systemctl("kill", "--signal=USR1", "--kill-whom=main", unit)
     else:
         systemctl("stop", "--no-block", unit)

@@ -39,7 +39,7 @@ def main(today: date | None = None) -> int:
     said: dict[str, Any] = {"bucket": bucket}
     try:
         s3 = boto3.client("s3")
-        # Asked by a listing: a role that may list a prefix is refused where it asks for what is not there.
+        # By listing: a role that may list a prefix is refused if it asks for an object that is not there.
         if bucket and s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)["KeyCount"]:
             bill = s3.get_object(Bucket=bucket, Key=key)
             said |= {"as_of": f"{bill['LastModified']:%F %H:%M}", **spending(bill["Body"].read().decode(), today)}

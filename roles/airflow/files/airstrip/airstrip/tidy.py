@@ -1,7 +1,7 @@
 """Keep what grows by itself within its bytes; airstrip-tidy.timer runs it.
 
 tidy.py logs FOLDER MEGABYTES       removes the oldest files
-tidy.py brought FOLDER MEGABYTES    so, too, but for logs of tasks: one goes when the bucket has it, whatever its age
+tidy.py brought FOLDER MEGABYTES    the same, but a task's log goes once the bucket has it, whatever its age
 tidy.py cache FOLDER MEGABYTES UV   empties uv's cache above that size
 """
 
@@ -23,7 +23,7 @@ YOUNG_SECONDS = 3600
 def logs(folder: str, megabytes: str, tasks: str = "") -> None:
     """Remove the oldest files below a folder until the rest fits, and the folders that are empty then.
 
-    Those below what begins with `tasks` are a bucket's: one that is empty is there, and any other is yet to come there.
+    Those below a path that begins with `tasks` go to a bucket: an empty one is there already, any other is not yet.
     Tasks write there too, so nothing is reached by its path: a link in a folder's place is not followed.
     """
     room, last = int(megabytes) * MEGABYTE, -1.0

@@ -47,7 +47,7 @@ def load() -> tuple[TaskGroup, Any]:
         )
         drop = client.run("drop", [tables.drop(report.STAGING)])
         create >> stage >> checked >> publish
-        # Who clears any of these has the table made and filled anew before it.
+        # Clearing any of these first makes and fills the table anew.
         publish >> drop.as_teardown(setups=[create, stage])
     rows = client.rows("read_figures", figures)
     group >> rows

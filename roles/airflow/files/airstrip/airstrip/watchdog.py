@@ -23,7 +23,7 @@ UPLOAD_SECONDS = 600
 
 
 def tell_systemd() -> None:
-    """Let systemd hear of the job that is noted in the database, and of each of its heartbeats."""
+    """Tell systemd once the job is noted in the database, and of each of its heartbeats."""
     begin, beat = Job.prepare_for_execution, Job.heartbeat
 
     @functools.wraps(begin)

@@ -46,7 +46,7 @@ def client() -> Any:
         raise twitter_etl.XError(
             "there is no connection x_api: set airflow_connections.x_api and run playbooks/site.yml"
         ) from None
-    # Who still says which field names X has is not refused: it is found out.
+    # An extra that still sets X's dialect is not refused: it is detected.
     extra = {name: value for name, value in connection.extra_dejson.items() if name != "dialect"}
     try:
         keys = twitter_etl.Keys(connection.password or "", **extra)

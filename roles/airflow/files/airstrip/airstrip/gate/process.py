@@ -1,7 +1,7 @@
 """Each DAG file of a release in a process of its own, within its seconds and megabytes.
 
-As in the DAG processor a file cannot lean on what another has imported, and may end its process. What its process says
-is read as data, and counts for that file alone.
+As in the DAG processor, a file cannot rely on what another has imported, and may end its process. What its process says
+is read as data, and counts for that file only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FILE_MB = 200
 ANSWER_BYTES = 2**22
 MOST_PROBLEMS = 20
 PAUSE_SECONDS = 0.1
-# What Airflow's own limit has to end a file, beyond twice that limit.
+# Time for Airflow's own limit to end a file, beyond twice that limit.
 GRACE_SECONDS = 30
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 PR_SET_DUMPABLE = 4
@@ -64,7 +64,7 @@ class Process:
             while len(self.said) <= ANSWER_BYTES and (part := os.read(self.answer, 2**16)):
                 self.said += part
         if not self.base_mb and b"\n" in self.said:
-            # Said before the file had a word.
+            # Written before the file runs.
             base, _, self.said = self.said.partition(b"\n")
             self.base_mb = float(base)
 
@@ -125,13 +125,13 @@ class Process:
 
 
 def examined(release: Path, files: list[str], seconds: float, megabytes: int) -> Iterator[tuple[Process, Finding]]:
-    """Yield each file's process and finding, as many at once as there are processors, and memory beside what runs here.
+    """Yield each file's process and finding, as many at once as processors and free memory allow.
 
     `seconds` is Airflow's limit for one file.
     """
     # So that no file's process can write or read into this one.
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
-    # What is here stays, in each file's process too: only what the file makes may be garbage.
+    # Existing objects stay, in each file's process too: only the file's own may be garbage.
     gc.freeze()
     waiting, running = list(reversed(files)), []
     limit = GRACE_SECONDS + 2 * seconds
@@ -149,7 +149,7 @@ def examined(release: Path, files: list[str], seconds: float, megabytes: int) ->
 
 
 def at_once(running: int) -> int:
-    """How many processes may import now, while so many do."""
+    """How many processes may import at once, if `running` do."""
     room = psutil.virtual_memory().available // 2**20 // FILE_MB
     return min(os.cpu_count() or 1, max(1, running + room))
 

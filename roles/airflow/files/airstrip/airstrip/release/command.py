@@ -24,7 +24,7 @@ BOUNDS = {
     "import_mb": "that a DAG file may take",
     "live_seconds": "within which Airflow must have all DAGs",
     "keep": "so many releases",
-    "keep_mb": "so many megabytes of older releases",
+    "keep_mb": "megabytes of older releases to keep",
     "max_mb": "that a release may have",
 }
 COMPONENTS = "api-server,runner,scheduler,dag-processor,triggerer"
@@ -59,7 +59,7 @@ def history(engine: Engine, given: argparse.Namespace) -> Answer:
 
 STEPS: dict[str, tuple[str, Callable[[Engine, argparse.Namespace], Answer]]] = {
     "lock": ("keep other runs away", lambda engine, given: engine.take()),
-    "unlock": ("let other runs at it again", lambda engine, given: engine.give_back()),
+    "unlock": ("unlock the host", lambda engine, given: engine.give_back()),
     "stage": ("lay out an archive from standard input, compare and examine it", stage),
     "gate": ("examine what was staged", lambda engine, given: engine.gate(given.release)),
     "choose": ("choose an older release instead", choose),

@@ -136,7 +136,7 @@ class Engine(Run):
         """Choose an older release instead, or without a name the one before the live one."""
         now, known, switching = self.releases.live(), self.releases.all(), self.releases.switching()
         if not release and switching and switching["back"] and switching["release"] == now:
-            # A rollback that was cut off goes on, and no further.
+            # An interrupted rollback resumes, and goes no further.
             release = now
         release = release or self.releases.before() or ""
         if release not in known or not now:
@@ -264,7 +264,7 @@ class Engine(Run):
         return {"changed": bool(gone), "release": release, "summary": f"pruned {len(gone)} releases"}
 
     def revert(self, release: str) -> Answer:
-        """Put back what was live before this run, where this run got so far; leave alone what somebody else is at."""
+        """Put back what was live before this run, if it got that far; leave alone what somebody else is at."""
         back, said = False, "nothing to put back"
         # A rollback that was cut off has told nobody the name of what it chose.
         release = release or self.lock.release()

@@ -87,7 +87,7 @@ class Releases:
         return tree.description(self.folder(release)) if release else {}
 
     # `lineage`: what was live, the newest last; a rollback cuts off its end. `withdrawn`: what somebody went back from.
-    # `switching`: a switch that has begun, and whose good end nobody has seen.
+    # `switching`: a switch that has begun and is not known to have succeeded.
     def state(self) -> dict[str, Any]:
         """Return which releases were live, as far as they are still here."""
         known, now = self.all(), self.live()
@@ -197,7 +197,7 @@ class Releases:
     def prune(self, keep: int, room: int, needed: Iterable[str]) -> list[str]:
         """Remove those that never were live, and all but the newest, the live one and those that are needed.
 
-        Of the newest those stay that fit into `room` bytes beside the live one, and the one before it in any case.
+        The newest stay as far as they fit into `room` bytes beside the live one, and the one before it in any case.
         """
         state, known = self.state(), self.all()
         kept = {*needed, self.live(), self.plugins(), self.before() if keep > 1 else None} & {*known}
@@ -213,7 +213,7 @@ class Releases:
             paid.add(virtualenv)
         gone = [name for name in known if name not in kept]
         for name in gone:
-            # A release without its manifest counts no more, should this be cut off.
+            # If this is cut off, a release without its manifest no longer counts.
             disk.remove(self.folder(name) / MANIFEST)
         for folder in (self.root / "releases").iterdir():
             if not (folder / MANIFEST).exists():

@@ -15,7 +15,7 @@ from typing import Any
 
 from airstrip.release.tree import Refused, now
 
-# A run that is older than this was cut off; none takes so long, many hosts and long tasks included.
+# A run older than this was cut off: none takes this long, even with many hosts and long tasks.
 LOCK_SECONDS = 6 * 3600
 STEP_SECONDS = 60
 
@@ -23,7 +23,7 @@ Owner = dict[str, Any]
 
 
 class Busy(Refused):
-    """Somebody else is at it, and nothing of this run has begun."""
+    """Somebody else is at work, and this run has not begun."""
 
 
 class Held(Busy):
@@ -59,7 +59,7 @@ class Lock:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    # A run that lives is not waited for: only the last step of one that does not.
+                    # Do not wait for a live run, only for the last step of a dead one.
                     self._check(holder(stream))
                     if time.monotonic() > deadline:
                         raise Held(holder(stream), works=True) from None
@@ -138,6 +138,6 @@ def began(process: int) -> str:
 
 
 def ended(found: Owner) -> bool:
-    """Return whether the holder was a run on this very machine that is no more."""
+    """Return whether the holder was a run on this very machine that has ended."""
     here = identity(found["user"], found["process"])
     return all(found.get(key) == here[key] for key in ("host", "machine", "space")) and found["began"] != here["began"]

@@ -1,4 +1,4 @@
-"""An archive of a folder or a checkout; a controller makes it, and who examines a release before it is shipped.
+"""An archive of a folder or a checkout, made by a controller, or to examine a release before it is shipped.
 
 What must not be in a release is refused where the archive is unpacked, whoever made it: unpack.py.
 """

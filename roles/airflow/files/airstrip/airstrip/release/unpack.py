@@ -1,4 +1,4 @@
-"""An archive that somebody sends, laid out in a folder: exactly as it is, within bounds, or refused by name."""
+"""Unpack an archive that somebody sends: exactly as it is, within limits, or refused by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_ENTRIES = 50_000
 DEEPEST = 30
 # The DAG processor looks for DAGs in dags/ alone; etl/ and plugins/ are imported from there.
 IGNORE = "/etl/\n/plugins/\n"
-# What says something about other entries, such as a long name.
+# Headers that describe other entries, such as a long name.
 HEADERS = {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE, tarfile.XHDTYPE, tarfile.XGLTYPE,
            tarfile.SOLARIS_XHDTYPE}  # fmt: skip
 LONGEST_HEADER = 2**14
@@ -60,7 +60,7 @@ def unpack(stream: IO[bytes], folder: Path, most_mb: int) -> tuple[dict[str, str
     for name, what in files.items():
         if what.startswith("-> ") and not (folder / name).exists():
             raise Refused(f"{name} {what} leads nowhere: ship what it leads to, or delete it")
-        # Links of links lead where no single one tells.
+        # Links to links lead where no single one shows.
         if what.startswith("-> ") and not inside(folder, name):
             raise Refused(f"{name} {what} leads out of {PLACES}: move there what it means")
     if not any(name.startswith("dags/") for name in files):

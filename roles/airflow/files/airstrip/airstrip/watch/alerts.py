@@ -9,7 +9,7 @@ from typing import Any
 
 from airstrip.watch.findings import Finding
 
-# What follows from another is not told beside it, for so long.
+# Consequences of another are not reported for this long.
 FOLLOWS = {
     "health": {"units"},
     "tokens": {"units", "health"},
@@ -27,7 +27,8 @@ FOLLOWS_SECONDS = 900
 URGENT = {"units", "health", "tokens", "database", "disk", "history", "backup"}
 PATIENCE_SECONDS = 45
 # A restart of what an upgrade replaced comes by itself within a day.
-PATIENCE = {"libraries": 26 * 3600}
+# What X charged can be read later; that the bucket is away, `history` tells.
+PATIENCE = {"libraries": 26 * 3600, "spending": 1800}
 REMIND_SECONDS = 24 * 3600
 
 
@@ -38,7 +39,7 @@ class Alert:
     since: float
     said: str
     fix: str
-    # Since when it could be told: what is more, or follows from nothing else any more, begins anew.
+    # Since when it could be told: starts anew when it gets worse, or no longer follows from another.
     news: float
     seen: list[str] = field(default_factory=list)
     told: float = 0
@@ -66,7 +67,7 @@ Alerts = dict[str, Alert]
 
 
 def look(alerts: Alerts, findings: Iterable[Finding], now: float) -> list[Message]:
-    """Take what was found into the alerts; return what is to be told, in one message all that began at once."""
+    """Merge the findings into the alerts; return what to report, with all that began at once in one message."""
     for finding in findings:
         alert = alerts.get(finding.name)
         if finding.ok:
@@ -84,7 +85,7 @@ def look(alerts: Alerts, findings: Iterable[Finding], now: float) -> list[Messag
 
 
 def began(alerts: Alerts, now: float) -> list[Message]:
-    """Return what is to be told for the first time, or is more than what was told."""
+    """Return what to report for the first time, or what has got worse since."""
     due = {}
     for name, alert in alerts.items():
         causes = [alerts[cause] for cause in FOLLOWS.get(name, ()) if cause in alerts]

@@ -60,7 +60,7 @@ def check(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def kept() -> Iterator[dict[str, Any]]:
-    """Give what is remembered from look to look, and keep what became of it."""
+    """Yield the state kept from look to look, and save it afterwards."""
     STATE.parent.mkdir(mode=0o700, exist_ok=True)
     with open(STATE.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -83,8 +83,8 @@ def due(state: dict[str, Any], now: float) -> list[str]:
 
 
 def watch(arguments: Sequence[str] | None = None) -> int:
-    """Look once, and tell what is to be told; return 1 where a channel took nothing."""
-    parser = argparse.ArgumentParser(prog="airstrip watch", description="Look once, and tell what is to be told")
+    """Check once and send what is due; return 1 if a channel fails."""
+    parser = argparse.ArgumentParser(prog="airstrip watch", description="Check once and send what is due")
     parser.parse_args(arguments)
     given, now = json.loads(Path(SETTINGS).read_text()), time.time()
     with kept() as state:

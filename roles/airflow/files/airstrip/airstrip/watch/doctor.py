@@ -35,10 +35,10 @@ OWN = ("airflow-run", "python", "-P")
 # Whoever restarts these ends sessions.
 AT_A_REBOOT = ("dbus", "getty@", "serial-getty@", "systemd-", "user@")
 LOOK_SECONDS = 60
-# The first answer to a task takes an API server long, and meanwhile it gives no other.
+# An API server's first answer to a task takes long, and blocks all others meanwhile.
 ANSWER_SECONDS = 30
 DAY_SECONDS = 86400
-# What was replaced so often in a day was not helped.
+# Being replaced this often in a day did not help.
 OFTEN = 5
 FULL_DAYS = 7
 # A segment of the history is on its way to the bucket for some seconds.

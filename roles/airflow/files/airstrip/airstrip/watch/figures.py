@@ -19,10 +19,10 @@ MEMORY = Path("/proc/meminfo")
 EVERY_SECONDS = 900
 KEPT_DAYS = 90
 DAY_SECONDS = 86400
-# What a week says, told once it has a day behind it.
+# Trends of a week, reported after the first day.
 TREND_DAYS, LEAST_DAYS = 7, 1
 SLOWER = 1.4
-# So many figures say something of a release.
+# Enough figures to judge a release.
 ENOUGH = 4
 QUERY = """
 SELECT pg_database_size(current_database()) / 1048576, round(coalesce((SELECT sum(last_parse_duration) FROM dag
@@ -71,7 +71,7 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 
 def full_in_days() -> float | None:
-    """Return after how many days the disk is full, or nothing where it does not fill or is not known long enough."""
+    """Return in how many days the disk is full, or nothing if it is not filling or not known for long enough."""
     week = [each for each in kept() if each["at"] > time.time() - TREND_DAYS * DAY_SECONDS]
     if not week or week[-1]["at"] - week[0]["at"] < LEAST_DAYS * DAY_SECONDS:
         return None

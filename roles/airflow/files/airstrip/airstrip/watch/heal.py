@@ -1,4 +1,4 @@
-"""`airstrip heal`: replaces what runs and does nothing, ends what holds up all others, and tells Prometheus.
+"""`airstrip heal`: replaces what hangs, ends what holds up all others, and writes metrics for Prometheus.
 
 airstrip-heal.service keeps it running. Whatever it did is in the journal, and `airstrip check` tells of the last day.
 """
@@ -27,11 +27,11 @@ from airstrip.watch.sessions import NoDatabase, look
 
 STATE = ("Id", "ActiveState", "SubState", "NRestarts", "ActiveEnterTimestampMonotonic")
 LOOK_SECONDS = 10
-# One bad answer is a busy machine.
+# One bad answer may just be load.
 PATIENCE = 3
-# What started a moment ago is let be.
+# What has just started is left alone.
 YOUNG_SECONDS = 45
-# What was replaced in vain is left, and somebody told of it.
+# If replacing does not help, stop, and report it.
 REPLACED_SECONDS, REPLACEMENTS = 4 * 3600, 3
 
 
@@ -67,7 +67,7 @@ class Healer:
         with ThreadPoolExecutor() as threads:
             said = dict(zip(old, threads.map(wrong, old), strict=True))
         for unit in state:
-            # While another of a pair starts, both are let be.
+            # While one of a pair starts, both are left alone.
             pair = next(pair for pair in self.settings.units if unit in pair)
             settled = unit in old and not set(pair) & set(active) - set(old)
             self.judge(unit, (said[unit] or found.get(kind(unit), "")) if settled else "")
@@ -79,7 +79,7 @@ class Healer:
             self.loops.rest(unit, each)
 
     def database(self) -> dict[str, str]:
-        """Note which sessions were ended; return what each service gets not done. Raises NoDatabase."""
+        """Note which sessions were ended; return what each service fails to do. Raises NoDatabase."""
         found = look(self.settings.database)
         self.failed["postgresql"] = 0
         for said, times in Counter(said for what, said in found if what == "ended").items():
@@ -87,7 +87,7 @@ class Healer:
         return dict(found)
 
     def wake(self, why: str) -> None:
-        """Let a stopped PostgreSQL go on, which is harmless to one that runs: one that is slow is never killed."""
+        """Resume a stopped PostgreSQL, which is harmless to a running one: a slow one is never killed."""
         self.failed["postgresql"] += 1
         systemctl("kill", "--signal=CONT", "postgresql@*.service")
         if self.failed["postgresql"] == 1:

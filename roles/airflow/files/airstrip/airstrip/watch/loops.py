@@ -1,4 +1,4 @@
-"""Ends the loop of a unit that crashes again and again, as failed, and tries it again now and then."""
+"""Ends the restart loop of a unit that keeps crashing, as failed, and retries it now and then."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from airstrip.systemd import systemctl
 from airstrip.watch.done import how_it_ended, last_words, note
 
-# So many crashes in so long are a loop.
+# This many crashes in this time are a loop.
 CRASHES, CRASH_SECONDS = 5, 600
 # Whatever was the reason may be gone: nothing stays dead for ever.
 AGAIN_SECONDS = 900
@@ -18,7 +18,7 @@ UNITS = Path("/run/systemd/system")
 NAME = "loop.conf"
 # Its socket starts it with the next request.
 NEVER = "airflow-api-server@"
-# What the database or the disk lacks is no unit's fault: it goes on as soon as that is there again.
+# A failing database or full disk is no unit's fault: it goes on as soon as that is over.
 OTHERS = re.compile(r"OperationalError|No space left on device")
 
 

@@ -1,6 +1,6 @@
-"""What Prometheus is told of this host, beside what the node exporter finds itself.
+"""Metrics of this host for Prometheus, besides the node exporter's own.
 
-`airstrip-heal` writes it where the node exporter looks, also while Airflow hangs; it goes when that ends.
+`airstrip-heal` writes them where the node exporter looks, even while Airflow hangs; they go when it ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DAY_SECONDS = 86400
 # What the watch found when it last looked.
 LOOKED = Path("/run/airstrip-watch/state.json")
 UNIT = ("Id", "ActiveState", "MemoryCurrent", "CPUUsageNSec", "NRestarts")
-# Each row is a figure: its name, its labels, its value. What counts nothing says 0, so that nothing is absent.
+# Each row is a figure: its name, its labels, its value. Counts of nothing are 0, so that none is absent.
 QUERY = """
 WITH states (state) AS (SELECT unnest(ARRAY['scheduled', 'queued', 'running', 'deferred', 'up_for_retry'])),
 statistics AS (SELECT * FROM pg_stat_database WHERE datname IS NOT NULL AND datname NOT LIKE 'template%')

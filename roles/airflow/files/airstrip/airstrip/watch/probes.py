@@ -1,4 +1,4 @@
-"""Questions to what cannot tell systemd that it goes on. What raises is not working."""
+"""Probes of what cannot tell systemd that it is alive. One that raises has failed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def api_server(unit: str) -> None:
     try:
         answer_to_a_task()
     except urllib.error.HTTPError as error:
-        # A token that it does not take is no reason to end it: the doctor tells of that.
+        # A refused token is no reason to kill it: the doctor reports that.
         if error.code >= 500:
             raise
 

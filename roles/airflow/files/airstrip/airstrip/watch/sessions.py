@@ -10,9 +10,9 @@ ANSWER_SECONDS = 10
 LATE_SECONDS = 60
 HELD_SECONDS = 12
 SERVICES = "'airflow-api-server', 'airflow-scheduler', 'airflow-dag-processor', 'airflow-triggerer'"
-# The kind of a finding, and what it says. A service is known by its unit's name, which its sessions carry. Who is at
+# The kind of a finding, and what it says. A service is known by its unit's name, which its sessions carry. The one at
 # the root of a queue is ended, unless it is one of Airflow's own at work. A triggerer that holds as many triggers as it
-# can leaves the rest, which is no fault: one that takes none at all does nothing.
+# can leaves the rest, which is no fault: one that takes none at all hangs.
 LOOK = f"""
 WITH RECURSIVE sessions AS (
   SELECT *, count(*) OVER (PARTITION BY usename, application_name) AS many, count(*) OVER () AS taken,
@@ -73,7 +73,7 @@ def ask(query: str, database: str, **values: str) -> list[list[str]]:
 
 
 def look(database: str) -> list[tuple[str, str]]:
-    """End the sessions that hold up a service; return them as `ended`, and what each service gets not done.
+    """End the sessions that hold up a service; return them as `ended`, and what each service fails to do.
 
     Raises NoDatabase.
     """
