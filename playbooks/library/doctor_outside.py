@@ -80,7 +80,7 @@ CLOSED_PATHS = ("/execution/health", "/docs", "/redoc", "/openapi.json", "/auth/
 
 
 class Doctor:
-    """One method a check; each returns what is well or raises Sick."""
+    """One method per check; each returns what is well or raises Sick."""
 
     def __init__(self, parameters: dict) -> None:
         self.address, self.name = parameters["address"], parameters["server_name"]
@@ -150,7 +150,7 @@ class Doctor:
         return True
 
     def closed_ports(self) -> str:
-        # A packet that is dropped answers nothing: each wait takes its two seconds, all at once.
+        # A dropped packet gets no answer: each wait takes its two seconds, all in parallel.
         with ThreadPoolExecutor(len(self.ports)) as pool:
             answers = dict(zip(self.ports, pool.map(self.answers, self.ports), strict=True))
         found = [str(port) for port, answer in answers.items() if answer]

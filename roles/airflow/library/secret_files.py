@@ -95,7 +95,7 @@ def sync(directory: str) -> None:
 
 
 def wanted(secret: dict[str, str], kept: str | None, step: str) -> str:
-    """What a secret's file is to hold; a key that encrypts may have older ones behind it, which only read."""
+    """What a secret's file should hold; an encryption key may have older ones behind it, only to decrypt."""
     given, make = secret["value"], GENERATORS[secret["kind"]]
     if secret["kind"] != "fernet" or not kept:
         return given or (kept if step != "rotate" else None) or make()
@@ -134,7 +134,7 @@ def main() -> None:
     before = {name: read(os.path.join(directory, name)) for name in module.params["secrets"]}
     made = bool(module.params["made"]) and os.path.exists(module.params["made"])
     if conflicts := conflicting(module.params["secrets"], before, step, made):
-        # Not a failure of this task, whose output is hidden, but for the next one to explain.
+        # This task's output is hidden, so it does not fail: the next one explains.
         module.exit_json(changed=False, conflicts=conflicts, secrets={})
     if not closed(directory, 0o700):
         changed.append(directory)

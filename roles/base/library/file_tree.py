@@ -43,8 +43,8 @@ options:
   until:
     description:
       - File on the host that names what was changed and not yet applied. The handler that applies it
-        deletes the file; until then each call returns those paths as changed, so that a run which was
-        cut off between the two is made good by the next.
+        deletes the file; until then each call returns those paths as changed, so that the next run
+        completes one that was cut off between the two.
     type: path
 author: Airstrip
 """
@@ -205,7 +205,7 @@ def note(until: str, paths: list[str]) -> None:
 
 
 def check(module: AnsibleModule, entry: Entry) -> None:
-    """Hold a file that will change against the product's own checker."""
+    """Check a file that will change with the product's own checker."""
     with tempfile.TemporaryDirectory() as folder:
         new = os.path.join(folder, os.path.basename(entry.path))
         with open(new, "wb") as stream:
@@ -229,7 +229,7 @@ def entries(wanted: dict) -> list[Entry]:
 
 
 def strangers_in(folder: str, wanted: dict) -> list[str]:
-    """Files beneath a folder that nobody wants."""
+    """Unwanted files beneath a folder."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name != "__pycache__"]

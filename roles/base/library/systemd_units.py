@@ -18,8 +18,8 @@ options:
   newer_than:
     description:
       - Files and links that the units read when they start, with C(*) for many. Units that started before
-        the newest of them was written are restarted; so a run that was cut off between the two is made
-        good by the next.
+        the newest of them was written are restarted; so the next run completes one that was cut off
+        between the two.
     type: list
     elements: str
     default: []
@@ -138,7 +138,7 @@ def main() -> None:
     def enabled(unit: str) -> bool:
         return states[unit]["UnitFileState"] == "enabled"
 
-    # Of a pair the one that runs is meant, else the one that would run after a boot, else the first.
+    # Of a pair take the one that runs, else the one that would run after a boot, else the first.
     chosen = [min(pair, key=lambda unit: (not running(unit), not enabled(unit))) for pair in pairs]
     enable = [unit for unit in chosen if states[unit]["UnitFileState"] not in ENABLED]
     start = [unit for unit in chosen if not running(unit)]
@@ -147,7 +147,7 @@ def main() -> None:
     steps = (
         (["systemctl", "disable", "--now"], stop),
         (["systemctl", "enable"], enable),
-        # First, so that what starts finds the others as they shall be.
+        # First, so that what starts finds the others as they should be.
         (given["restart_with"] or ["systemctl", "restart"], restart),
         (["systemctl", "start"], start),
     )

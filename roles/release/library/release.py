@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: release
 short_description: Take a step of an update or a rollback with the host's own program
 description:
-  - Runs C(airstrip release STEP) on the host, and says what it said. A lock spans the steps of a playbook.
+  - Runs C(airstrip release STEP) on the host, and returns its answer. A lock spans the steps of a playbook.
   - An action plugin packs the code on the controller (C(pack)), sends the archive (C(stage)) and says whose run this
     is; so the module works in playbooks alone.
 options:

@@ -1,4 +1,4 @@
-"""administrator.py USERNAME EMAIL: make the administrator, or give the password of the secrets.
+"""administrator.py USERNAME EMAIL: create the administrator, or set the password from the secrets.
 
 `airflow users create` would take the password as an argument, for every user of the host to read.
 """

@@ -19,7 +19,7 @@ HEADER = struct.Struct("<4s3L")
 
 
 def take_over(old: Path, new: Path) -> int:
-    """Write the bytecode of each source that is in both, where there is none, and return of how many."""
+    """Copy missing bytecode of each source that is in both, and return of how many."""
     taken = 0
     for source in new.glob("lib/**/*.py"):
         bytecode = Path(cache_from_source(str(source)))
@@ -30,7 +30,7 @@ def take_over(old: Path, new: Path) -> int:
         magic, flags, modified, size = HEADER.unpack_from(content)
         if magic == MAGIC_NUMBER and not flags and (modified, size) == stamp(twin):
             bytecode.parent.mkdir(exist_ok=True)
-            # In one step: half a file would have a good header, and compileall looks no further.
+            # Atomically: half a file would have a good header, and compileall checks no more.
             part = bytecode.with_suffix(".part")
             part.write_bytes(HEADER.pack(magic, flags, *stamp(source)) + content[HEADER.size :])
             part.replace(bytecode)

@@ -39,7 +39,7 @@ class Component:
 TABLE = {
     name: Component(**row) for name, row in json.loads(Path(__file__).with_name("components.json").read_text()).items()
 }
-# How long what was restarted may take until its first heartbeat.
+# How long a restarted one may take to its first heartbeat.
 HEALTHY_SECONDS = 120
 API = f"http://127.0.0.1:{TABLE['api-server'].port}"
 HEALTH = f"{API}/api/v2/monitor/health"
@@ -48,9 +48,9 @@ HEALTH = f"{API}/api/v2/monitor/health"
 def sick(components: Collection[str] = (), seconds: float = 5) -> list[str]:
     """Return which components have no fresh heartbeat: of these, or of all that Airflow knows of.
 
-    The metadata database is one of them. Without an answer within so many seconds the API server is the sick one.
+    The metadata database is one of them. Without an answer in that many seconds, the API server is the sick one.
     """
-    # It takes longer to import than most steps of a release take, of which few ask.
+    # Importing it takes longer than most steps of a release, few of which ask.
     import urllib.request
 
     try:

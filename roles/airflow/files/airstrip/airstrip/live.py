@@ -38,7 +38,7 @@ GROUP BY dag_id
 
 
 def connect() -> Any:
-    """Connect for questions, each by itself."""
+    """Connect with autocommit."""
     connection = database.connect()
     connection.autocommit = True
     return connection
@@ -66,7 +66,7 @@ def stranded(dags: list[str]) -> list[str]:
 
 
 def missing(folder: Path, seconds: float) -> dict[str, str]:
-    """Wait until Airflow has every DAG of the release; return those that it has not (id to file) when time is over."""
+    """Wait until Airflow has every DAG of the release; return those still missing (id to file) when time is up."""
     root, release = folder.parent.parent, folder.name
     dags = manifest(root, release)["dags"]
     connection, deadline = connect(), time.monotonic() + seconds

@@ -31,7 +31,7 @@ def leftovers(folder: Path) -> Iterator[Path]:
 
 
 def in_use(path: Path) -> bool:
-    """Return whether anybody has a file open: the kernel gives no lease for writing on such a one."""
+    """Return whether anybody has a file open: the kernel then grants no write lease on it."""
     with path.open("rb") as file:
         try:
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)

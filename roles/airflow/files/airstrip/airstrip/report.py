@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundExceptio
 from airstrip.retries import coming_back
 
 WAREHOUSE = "warehouse"
-# Which connections they are is a setting: a host on which nobody wants the report need not have them.
+# The connections are a setting: a host on which nobody wants the report need not have them.
 ORDERS = "{{ var.value.get('report_orders_connection', 'orders') }}"
 RATES = "{{ var.value.get('report_rates_connection', 'exchange_rates') }}"
 DAY = "{{ day(dag_run) }}"
@@ -58,7 +58,7 @@ def bucket() -> Any:
 
 
 def claim() -> None:
-    """Make the day this run's own, once no other run that goes on is about it."""
+    """Claim the day for this run, once no other unfinished run is about it."""
     from etl.report import notes
 
     context = get_current_context()

@@ -55,7 +55,7 @@ def works(unit: str) -> bool:
 
 
 def free() -> int:
-    """Return the memory that can be had, in MB."""
+    """Return the available memory in MB."""
     values = dict(line.split(":") for line in MEMORY.read_text().splitlines())
     return int(values["MemAvailable"].split()[0]) // 1024
 
@@ -63,7 +63,7 @@ def free() -> int:
 def start(unit: str, goes_on: str | None = None) -> None:
     """Start a unit. Raises SystemExit where it does not work.
 
-    It is then stopped where another goes on, and else left to systemd's next try.
+    It is then stopped if another goes on, otherwise left to systemd's next try.
     """
     error = systemctl("start", unit)
     if error or not works(unit):

@@ -11,7 +11,7 @@ from typing import Any
 from airflow.sdk import RetryDecision, RetryPolicy, get_current_context
 from airflow.sdk.exceptions import AirflowRescheduleException
 
-# Whoever has waited for longer fails, and people are told.
+# A task that has waited longer fails, and people are told.
 LONGEST_WAIT = timedelta(hours=48)
 
 log = logging.getLogger(__name__)

@@ -115,7 +115,7 @@ class SqlClient:
 
 
 class BigQueryRows:
-    """As much of a hook as checks need: Google's own check operators ask a second API, which wants its own rights."""
+    """As much of a hook as checks need: Google's own check operators call a second API, which needs its own rights."""
 
     def get_records(self, query: str) -> list[list[Any]]:
         """Return the rows of a query."""
@@ -156,7 +156,7 @@ class BigQueryClient:
         self._job = partial(bigquery.BigQueryInsertJobOperator, gcp_conn_id=report.WAREHOUSE)
 
     def run(self, task_id: str, statements: list[str], **options: Any) -> Any:
-        """Run statements as one job. A request that is repeated because its answer was lost begins no second one."""
+        """Run statements as one job. A request that is repeated because its answer was lost starts no second one."""
         query = {"query": ";\n".join(statements), "useLegacySql": False}
         return self._job(
             task_id=task_id,

@@ -1,4 +1,4 @@
-"""Airflow's scheduler, DAG processor or triggerer, which tells systemd that it goes on: watchdog.py COMPONENT
+"""Airflow's scheduler, DAG processor or triggerer, which tells systemd that it is alive: watchdog.py COMPONENT
 
 A process that hangs is still there, so systemd must hear from its main loop. In that loop Airflow writes its
 heartbeat: the scheduler after a round of scheduling, the DAG processor after a round of files, and the triggerer as
@@ -36,7 +36,7 @@ def tell_systemd() -> None:
     @functools.wraps(beat)
     def beat_and_tell(self: Job, *args: Any, **kwargs: Any) -> None:
         beat(self, *args, **kwargs)
-        # Whatever the database said: a restart would not bring that back.
+        # Even if the database failed: a restart would not bring it back.
         notify("WATCHDOG=1")
 
     Job.prepare_for_execution, Job.heartbeat = begin_and_tell, beat_and_tell

@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--megabytes", type=int, default=500, help="that one file may take")
     parser.add_argument("--most-mb", type=int, default=500, help="that a release may have")
     given = parser.parse_args()
-    # Airflow's modules are never garbage, and to look for some among them takes half the time of all.
+    # Airflow's modules are never garbage, and looking for some among them takes half of the time.
     gc.disable()
     from airstrip.gate.verdict import examine
 

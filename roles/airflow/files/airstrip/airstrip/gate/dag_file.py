@@ -98,7 +98,7 @@ def varying(file: Path) -> Iterator[tuple[int, str]]:
 def line(release: Path, file: Path, text: str) -> str:
     """Shorten a stack trace to `file:line: what is wrong`."""
     frames = re.findall(rf'File "{re.escape(str(release))}/([^"]+)", line (\d+)', text)
-    # What a trace ends with begins at the margin, and may go on for lines.
+    # A trace's last part begins at the margin, and may span lines.
     what = re.split(r"\n(?=\S)", text.strip().rpartition('\n  File "')[2], maxsplit=1)[-1].splitlines()[0]
     where = ":".join(frames[-1]) if frames else str(file.relative_to(release))
     if not frames:
@@ -132,7 +132,7 @@ def literals(source: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def named(task: Any) -> Iterator[str]:
-    """Yield the connections that a task names: not those that its operator takes of itself."""
+    """Yield the connections that a task names: not its operator's defaults."""
     values = getattr(task, "partial_kwargs", None) or vars(task)
     for name, value in values.items():
         if name.endswith("conn_id") and isinstance(value, str) and plain(value) and value != default(task, name):
@@ -140,7 +140,7 @@ def named(task: Any) -> Iterator[str]:
 
 
 def default(task: Any, parameter: str) -> Any:
-    """Return what the operator takes where the parameter is not given."""
+    """Return the operator's default for the parameter."""
     operator = getattr(task, "operator_class", type(task))
     for ancestor in operator.__mro__:
         if "__init__" in vars(ancestor) and parameter in inspect.signature(ancestor.__init__).parameters:

@@ -69,7 +69,7 @@ class Process:
             self.base_mb = float(base)
 
     def bound(self, seconds: float, megabytes: int) -> None:
-        """End it where it takes more than it may."""
+        """End it if it exceeds its limits."""
         if self.base_mb:
             now = sum(max(0, rss_mb(number) - self.base_mb) for number in family(self.number))
             self.peak_mb = max(self.peak_mb, now)

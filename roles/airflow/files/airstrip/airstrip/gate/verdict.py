@@ -24,7 +24,7 @@ from airstrip.release import folder
 def examine(release: Path, megabytes: int, offline: bool = False) -> dict[str, Any]:
     """Import every DAG file of a release, and return `dags`, `problems` and `files`."""
     for option in ("secrets_backend", "secrets_backend_kwargs"):
-        # What the DAG processor asks for a file's variables is the backend of the tasks.
+        # The DAG processor reads a file's variables from the tasks' backend.
         os.environ[f"AIRFLOW__SECRETS__{option.removeprefix('secrets_').upper()}"] = conf.get("workers", option) or ""
     # A problem's line may be many calls above the error.
     os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"] = "50"

@@ -44,7 +44,7 @@ def choose(engine: Engine, given: argparse.Namespace) -> Answer:
 
 
 def push_and_tell(engine: Engine, given: argparse.Namespace) -> Answer:
-    """Go all steps, and say in words what became of it."""
+    """Do all steps, and say in words how it went."""
     answer = push(engine, sys.stdin.buffer)
     print("\n".join([answer["summary"], *answer.get("said", [])]), file=sys.stderr)
     return answer
@@ -64,7 +64,7 @@ STEPS: dict[str, tuple[str, Callable[[Engine, argparse.Namespace], Answer]]] = {
     "gate": ("examine what was staged", lambda engine, given: engine.gate(given.release)),
     "choose": ("choose an older release instead", choose),
     "switch": ("make it live, or put the one before back", lambda engine, given: engine.switch(given.release)),
-    "push": ("go all steps with an archive from standard input", push_and_tell),
+    "push": ("do all steps with an archive from standard input", push_and_tell),
     "finish": ("prune and unlock", lambda engine, given: engine.finish(given.release)),
     "revert": ("put back what was live before this run", lambda engine, given: engine.revert(given.release)),
     "history": ("say what was done", history),

@@ -92,7 +92,7 @@ class Engine(Run):
         now = {**answer, "release": self.releases.live(), "seconds": self.seconds}
         disk.remove(self.releases.root / "staging")
         if self.releases.switching():
-            # A run was cut off before Airflow was seen to have all of it: go the last steps once more.
+            # A run was cut off before Airflow was seen to have all of it: repeat the last steps.
             return {**now, "changed": True, "ready": True}
         self.lock.give_back()
         return now
@@ -254,7 +254,7 @@ class Engine(Run):
             )
 
     def finish(self, release: str) -> Answer:
-        """Prune, and let other runs at the host again."""
+        """Prune, and unlock the host."""
         with self.step(release):
             self.releases.settle()
             gone = self.releases.prune(self.keep, self.keep_mb * 2**20, self.host.needed())
@@ -270,7 +270,7 @@ class Engine(Run):
         release = release or self.lock.release()
         with suppress(Held), self.step(release):
             switching = self.releases.switching()
-            # Wherever it was cut off: to go live with what is live already changes nothing.
+            # Wherever it was cut off: making live what is live already changes nothing.
             back = bool(switching) and switching["release"] == release
             if back:
                 said = self._put_back(release, switching["before"])

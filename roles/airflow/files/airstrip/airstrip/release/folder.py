@@ -21,7 +21,7 @@ ROOT = Path("/srv/airflow")
 BUNDLE = "airstrip"
 MANIFEST = "release.json"
 VIRTUALENVS = Path("/opt/airflow/venvs")
-# Is in a virtualenv once nothing of it is missing; the role airflow puts it there.
+# Marks a virtualenv as complete; the role airflow creates it.
 COMPLETE = "complete"
 
 
@@ -107,12 +107,12 @@ class Releases:
         return self.state()["switching"]
 
     def begin(self, release: str, back: bool) -> str | None:
-        """Note that a release goes live; return the one before it, also where this was begun already."""
+        """Note that a release goes live; return the one before it, even if this had begun already."""
         switching, now = self.switching(), self.live()
         if switching and switching["release"] == release == now:
             return switching["before"]
         self.settle()
-        # Whatever was live is in the lineage, by whatever way it went live.
+        # Whatever was live is in the lineage, however it went live.
         state = self.state()
         if now and now not in state["lineage"]:
             state["lineage"].append(now)
@@ -224,7 +224,7 @@ class Releases:
         return Path(self.manifest(release)["virtualenv"])
 
     def prune_virtualenvs(self, current: Path) -> None:
-        """Remove the virtualenvs in which no release runs and no process either."""
+        """Remove the virtualenvs that no release and no process uses."""
         used = {current.resolve(), *map(self._virtualenv, self.all())}
         # Only what the role airflow made and has finished.
         for folder in VIRTUALENVS.glob("[0-9a-f]" * 12):

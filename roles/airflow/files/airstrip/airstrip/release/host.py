@@ -37,11 +37,11 @@ class Host:
         return os.path.realpath(VIRTUALENV)
 
     def complete(self, virtualenv: str) -> bool:
-        """Return whether nothing of a virtualenv is missing."""
+        """Return whether a virtualenv is complete."""
         return (Path(virtualenv) / COMPLETE).exists()
 
     def version(self, virtualenv: str) -> str:
-        """Return which Airflow a virtualenv has; nothing where it is not whole."""
+        """Return a virtualenv's version of Airflow; nothing if it is incomplete."""
         return (Path(virtualenv) / COMPLETE).read_text().strip() if self.complete(virtualenv) else ""
 
     def use(self, virtualenv: str) -> None:

@@ -77,7 +77,7 @@ class Lock:
             self._check(holder(stream))
 
     def release(self) -> str:
-        """Return which release this run is at, if it has the host."""
+        """Return the release of this run, if it has the host."""
         with contextlib.suppress(FileNotFoundError), open(self.path, encoding="utf-8") as stream:
             if self._is_mine(found := holder(stream)):
                 return str(found["release"])

@@ -27,7 +27,7 @@ def pack(source: Path, stream: IO[bytes], author: str, most_mb: int) -> dict[str
 
     Raises Refused.
     """
-    # Of a merge that is not finished git lists a path several times.
+    # In an unfinished merge git lists a path several times.
     names = sorted({*listed(source)})
     statuses = [(source / name).lstat() for name in names]
     size = sum(status.st_size for status in statuses) // 2**20
@@ -107,7 +107,7 @@ def ignored(source: Path) -> list[str]:
 
 
 def checkout(folder: Path) -> bool:
-    """Return whether git knows the folder; not so one that a checkout around it ignores.
+    """Return whether git knows the folder; False if a checkout around it ignores it.
 
     Raises Refused where there is a checkout that git does not read: what it ignores would be shipped.
     """

@@ -1,4 +1,4 @@
-"""A push: all steps at once, with an archive that somebody sends who may do nothing else.
+"""A push: all steps at once, with an archive from a sender who may do nothing else.
 
 What a deploy key runs, and all that it may run, is the role's `usr/local/sbin/airstrip-push`, which ends here.
 """
@@ -40,7 +40,7 @@ def push(engine: Engine, archive: IO[bytes]) -> Answer:
 
 @contextmanager
 def turn(path: Path) -> Iterator[None]:
-    """Hold a file that has the time of the last push. Raises Busy, where it was a moment ago or still goes on."""
+    """Hold a file that has the time of the last push. Raises Busy if that was a moment ago or still goes on."""
     with open(path, "a+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,7 +56,7 @@ def turn(path: Path) -> Iterator[None]:
 
 
 def spool(source: IO[bytes], target: IO[bytes], most: int) -> None:
-    """Copy what somebody sends, within bytes and seconds. Raises Refused."""
+    """Copy what is sent, within limits of size and time. Raises Refused."""
     deadline = time.monotonic() + SEND_SECONDS
     while select.select([source], [], [], max(0, deadline - time.monotonic()))[0]:
         chunk = os.read(source.fileno(), tree.CHUNK)

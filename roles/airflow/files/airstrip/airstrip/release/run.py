@@ -47,12 +47,12 @@ class Run:
         return {"changed": False}
 
     def give_back(self) -> Answer:
-        """Let other runs at the host again."""
+        """Unlock the host."""
         self.lock.give_back()
         return {"changed": False}
 
     def refused(self, why: str) -> None:
-        """Note that the last step was refused, and let other runs at the host again."""
+        """Note that the last step was refused, and unlock the host."""
         if not self.check:
             self.note(self.at, f"refused: {why}")
             self.lock.give_back()

@@ -51,7 +51,7 @@ def inside(folder: Path, name: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Return a text of others in one line of reasonable length, to be shown and kept."""
+    """Return foreign text as one line of reasonable length, to be shown and kept."""
     return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())[:LONGEST_TEXT]
 
 

@@ -100,7 +100,7 @@ def began(alerts: Alerts, now: float) -> list[Message]:
 
 
 def reminders(alerts: Alerts, now: float) -> list[Message]:
-    """Return what is told again, as nobody has said that they know."""
+    """Return reminders of what nobody has acknowledged."""
     due = {
         name: alert
         for name, alert in alerts.items()

@@ -1,4 +1,4 @@
-"""Tell CloudWatch how this host is: a few of the figures that airstrip-heal writes for Prometheus."""
+"""Send CloudWatch a few of the metrics of this host that airstrip-heal writes for Prometheus."""
 
 from __future__ import annotations
 

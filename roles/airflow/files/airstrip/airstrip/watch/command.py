@@ -138,7 +138,7 @@ def deliver(given: dict[str, Any], state: dict[str, Any], now: float) -> list[st
 
 
 def ack(arguments: Sequence[str] | None = None) -> int:
-    """Note that somebody knows; say of what."""
+    """Acknowledge what is wrong; say what."""
     parser = argparse.ArgumentParser(prog="airstrip ack", description="Hear no more of what is wrong until it is over")
     parser.add_argument("checks", nargs="*", metavar="CHECK", help="without, all that is wrong")
     given = parser.parse_args(arguments)

@@ -6,7 +6,7 @@ import time
 
 # A file is parsed again within five minutes.
 UNREAD_SECONDS = 600
-# Those of which a run is due for five minutes, and none was made meanwhile.
+# Those with a run due for five minutes, and none created meanwhile.
 LATE_RUNS = """
 SELECT string_agg(dag_id, ', ' ORDER BY dag_id) FROM dag d
 WHERE NOT is_paused AND NOT is_stale AND NOT has_import_errors AND NOT exceeds_max_non_backfill

@@ -1,6 +1,6 @@
 """What is looked at on this host: what is well, what is not, and what fixes it.
 
-Standard library only: it looks also where no virtualenv is whole.
+Standard library only: it works even if no virtualenv is whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TRIAL = "/var/lib/airstrip-drill/result.json"
 PROGRAMS = str(Path(__file__).parents[1])
 # A program of Airflow's own virtualenv, in the sandbox and with the secrets of the services.
 OWN = ("airflow-run", "python", "-P")
-# Whoever restarts these ends sessions.
+# Restarting these ends sessions.
 AT_A_REBOOT = ("dbus", "getty@", "serial-getty@", "systemd-", "user@")
 LOOK_SECONDS = 60
 # An API server's first answer to a task takes long, and blocks all others meanwhile.
@@ -46,7 +46,7 @@ WAITING_SECONDS = 45
 
 
 class Doctor:
-    """One method a check; each returns what is well or raises Sick."""
+    """One method per check; each returns what is well or raises Sick."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -173,7 +173,7 @@ class Doctor:
         return "no import errors, every run that is due was created"
 
     def pipelines(self) -> str:
-        """Look whether the DAGs that must run are there, awake, read and in time."""
+        """Check that the DAGs that must run are there, active, read and on time."""
         wrong, fixes = problems(self.sql(PIPELINES), self.settings.dags)
         if wrong:
             raise Sick(", ".join(wrong), "; ".join(fixes))

@@ -63,7 +63,7 @@ def kept() -> Iterator[dict[str, Any]]:
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Return how much a figure grows a day: the least squares of moments in seconds and figures."""
+    """Return how much a figure grows per day: least squares over (seconds, figure)."""
     count = len(points)
     at, of = sum(x for x, _ in points) / count, sum(y for _, y in points) / count
     spread = sum((x - at) ** 2 for x, _ in points)

@@ -12,7 +12,7 @@ from airstrip.watch.done import how_it_ended, last_words, note
 
 # This many crashes in this time are a loop.
 CRASHES, CRASH_SECONDS = 5, 600
-# Whatever was the reason may be gone: nothing stays dead for ever.
+# The reason may be gone by then: nothing stays dead forever.
 AGAIN_SECONDS = 900
 UNITS = Path("/run/systemd/system")
 NAME = "loop.conf"
@@ -36,7 +36,7 @@ class Loops:
         self.restarts[unit] = count
         dead = each["ActiveState"] in {"failed", "inactive"}
         if before is not None and count < before and not dead:
-            # Somebody started it, who has fixed what was wrong.
+            # Somebody fixed it and started it.
             self.allow(unit)
         crashes = self.crashes.setdefault(unit, deque())
         forget(crashes, CRASH_SECONDS)

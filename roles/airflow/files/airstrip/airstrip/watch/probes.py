@@ -20,11 +20,11 @@ ANSWER_SECONDS = 10
 
 
 class Idle(Exception):
-    """A component goes on and gets nothing done."""
+    """A component runs but gets nothing done."""
 
 
 def answer(path: str, seconds: float = ANSWER_SECONDS, **headers: str) -> bytes:
-    """Return the API server's answer. Raises OSError, also where none comes in so many seconds."""
+    """Return the API server's answer. Raises OSError, also if none comes in time."""
     with urllib.request.urlopen(urllib.request.Request(f"{API}{path}", headers=headers), timeout=seconds) as got:
         return got.read()
 
