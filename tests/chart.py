@@ -28,11 +28,13 @@ def main() -> None:
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(9, 3.4 if rows == 1 else 1.9 * rows), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False, sharey=rows == 1).flat)
+    # One scale for panels in a row; otherwise each has its own.
+    top = 1.05 * max(max(values) for curves in panels.values() for values in curves.values()) if rows == 1 else None
     for axes, (title, curves) in zip(grid, panels.items(), strict=False):
         for label, values in curves.items():
             axes.plot(values, label=label, linewidth=1)
         axes.set_title(title, fontsize=9)
-        axes.set(xlabel=x, ylim=(0, None))
+        axes.set(xlabel=x, ylim=(0, top))
         axes.tick_params(labelsize=7)
         if len(curves) > 1:
             axes.legend(frameon=False, fontsize=6)

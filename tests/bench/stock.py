@@ -20,6 +20,7 @@ from tests.server import Server, wait_until
 HOME = "/srv/stock"
 NAMES = ["api-server", "scheduler", "dag-processor", "triggerer"]
 UNITS = " ".join(f"stock-{name}" for name in NAMES)
+FIREWALL = "airstrip-firewall"
 UNIT = """\
 [Service]
 User=stock
@@ -74,13 +75,13 @@ class Stock(Server):
         )
 
     def on(self) -> None:
-        """Stop ours and start it."""
-        self.run(f"systemctl stop airflow.target airflow-api-server.socket; systemctl start {UNITS}")
+        """Stop ours and start it. Our firewall would keep its tasks from its API server."""
+        self.run(f"systemctl stop airflow.target airflow-api-server.socket {FIREWALL}; systemctl start {UNITS}")
         self.wait_until_healthy()
 
     def off(self) -> None:
         """Stop it and start ours."""
-        self.run(f"systemctl stop {UNITS}; systemctl start airflow.target")
+        self.run(f"systemctl stop {UNITS}; systemctl start {FIREWALL} airflow.target")
         self.ours.wait_until_healthy()
 
     def restart(self) -> None:
