@@ -35,7 +35,7 @@ ON_A_SERVER: dict[str, Callable[[Server], Samples]] = {
     "watch": watch,
     "keep": keep,
 }
-# Without a name: what the README shows and what belongs to it, in 40 minutes. `all` takes two hours.
+# Without a name: what the README shows, and what belongs to it.
 USUAL = ["install", "memory", "tasks", "faults", "releases", "restarts"]
 
 

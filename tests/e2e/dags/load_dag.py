@@ -1,4 +1,4 @@
-"""DAGs whose tasks say which release they run, for the tests of updates and restarts."""
+"""DAGs whose tasks return the release that they run on, for the tests of updates and restarts."""
 
 from __future__ import annotations
 
